@@ -1,0 +1,21 @@
+"""LookupFFN: RoBERTa pretraining with a choice of feed-forward, table lookup or matrix product."""
+
+from lookupffn.errors import UserError
+from lookupffn.ffn import build_ffn
+from lookupffn.model import (
+    LookupRobertaConfig,
+    LookupRobertaForMaskedLM,
+    LookupRobertaForSequenceClassification,
+    LookupRobertaForTokenClassification,
+    LookupRobertaModel,
+)
+
+__all__ = [
+    "LookupRobertaConfig",
+    "LookupRobertaForMaskedLM",
+    "LookupRobertaForSequenceClassification",
+    "LookupRobertaForTokenClassification",
+    "LookupRobertaModel",
+    "UserError",
+    "build_ffn",
+]

@@ -1,0 +1,114 @@
+"""The contract every feed-forward keeps, and how one is built from options a user typed.
+
+A feed-forward maps [..., hidden_size] to the same shape, token by token. LayerNorm before it, dropout and the residual
+sum after it belong to the layer around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, get_type_hints
+
+from torch import Tensor, nn
+
+from lookupffn.cost import Cost
+from lookupffn.errors import UserError, unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of one feed-forward. A field whose default is None gets its value from the hidden size.
+
+    Subclasses declare fields and override ``resolve``.
+    """
+
+    @classmethod
+    def from_mapping(cls, name: str, values: Mapping[str, Any]) -> Self:
+        """Options from what a user typed.
+
+        Args:
+            name: the feed-forward's name, for messages.
+            values: option names and values.
+
+        Raises:
+            UserError: an unknown option, or a value of the wrong type.
+        """
+        hints = get_type_hints(cls)
+        names = [field.name for field in dataclasses.fields(cls)]
+        checked = {}
+        for option, value in values.items():
+            if option not in names:
+                raise unknown_name(f"option of ffn {name!r}", option, names)
+            checked[option] = _checked(name, option, value, hints[option])
+        return cls(**checked)
+
+    def resolve(self, hidden_size: int) -> Self:
+        """Fill in what is None and check every value, before anything is built.
+
+        Raises:
+            UserError: a value the feed-forward cannot have at this hidden size.
+        """
+        return self
+
+
+def _checked(name: str, option: str, value: Any, hint: Any) -> Any:
+    wanted = getattr(hint, "__args__", (hint,))  # the members of a union, or the one type
+    if value is None and type(None) in wanted:
+        return None
+    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # bool is an int to Python, but num_tables=true is a mistake
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        kinds = " or ".join(kind.__name__ for kind in wanted if kind is not type(None))
+        raise UserError(f"ffn {name!r}: {option} must be {kinds}, not {value!r}")
+    return value
+
+
+def require(condition: bool, name: str, message: str) -> None:
+    """Raise a UserError about ffn ``name`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(f"ffn {name!r}: {message}")
+
+
+class FeedForward(nn.Module, ABC):
+    """One feed-forward.
+
+    Attributes:
+        name: what a user types for it.
+        Options: the dataclass of its options.
+        hidden_size: size of its inputs and outputs.
+        options: its options, every value resolved.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Options]]
+
+    def __init__(self, hidden_size: int, options: Options) -> None:
+        """``options`` must be resolved for ``hidden_size``. Subclasses create their parameters and reset them."""
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.options = options
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size] to [..., hidden_size]."""
+
+    @abstractmethod
+    def cost(self) -> Cost:
+        """Cost of one token at inference."""
+
+    @abstractmethod
+    def reset_parameters(self, initializer_range: float = 0.02) -> None:
+        """Draw every parameter anew from torch's random generator.
+
+        Only by functions of torch.nn.init: while a checkpoint loads, transformers makes these skip what was loaded.
+
+        Args:
+            initializer_range: the model's standard deviation for weights that have no rule of their own.
+        """
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """Named, weighted scalars of the last forward in training, to be added to the loss. None by default."""
+        return {}

@@ -1,0 +1,165 @@
+"""LookupFFN: hash the token, look rows up in tables, add them (Zeng et al., arXiv 2403.07221).
+
+Departures from the paper, each an option: ``num_probes`` above 1 (the paper's general N; its experiments use 1) and
+``init="isometric"`` (factors that keep the norm, so that the learned hash counts from the first step).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from lookupffn import cost, ops
+from lookupffn.ffn.base import FeedForward, Options, require
+from lookupffn.ops.bh4 import FACTORS, next_power_of_two
+
+PROJECTIONS = ("bh4", "dense")
+INITS = ("isometric", "paper")
+_LARGEST_TABLE = 1 << 24  # codes are computed exactly in float32 up to here
+
+
+def _is_power_of_two(n: int) -> bool:
+    return n >= 1 and n & (n - 1) == 0
+
+
+@dataclass(frozen=True)
+class LookupOptions(Options):
+    """Options of LookupFFN.
+
+    Attributes:
+        num_tables: T; hidden_size / 4 if None.
+        table_size: S, rows a table, a power of two from 2.
+        projection: "bh4" or "dense".
+        block_size: b of BH4, a power of two; the power of two at or below hidden_size / 16 if None.
+        alpha: weight of BH4(x) against x itself, 0 to 1.
+        init: "isometric" (each factor keeps the norm) or "paper" (the authors': BH4 starts nearly at zero).
+        num_probes: N, how many of the largest softmax terms are kept, 1 to table_size.
+    """
+
+    num_tables: int | None = None
+    table_size: int = 256
+    projection: str = "bh4"
+    block_size: int | None = None
+    alpha: float = 0.7
+    init: str = "isometric"
+    num_probes: int = 2
+
+    def resolve(self, hidden_size: int) -> LookupOptions:
+        """See the base class."""
+        tables = max(1, hidden_size // 4) if self.num_tables is None else self.num_tables
+        # bit_length rounds down to a power of two
+        block = 1 << (max(2, hidden_size // 16).bit_length() - 1) if self.block_size is None else self.block_size
+        S, N = self.table_size, self.num_probes
+        require(self.projection in PROJECTIONS, "lookup", f"projection must be bh4 or dense, not {self.projection!r}")
+        require(self.init in INITS, "lookup", f"init must be isometric or paper, not {self.init!r}")
+        require(tables >= 1, "lookup", f"num_tables must be at least 1, not {tables}")
+        require(
+            _is_power_of_two(S) and 2 <= S <= _LARGEST_TABLE,
+            "lookup",
+            f"table_size must be a power of two from 2 to {_LARGEST_TABLE}, not {S}",
+        )
+        require(1 <= N <= S, "lookup", f"num_probes must be from 1 to table_size ({S}), not {N}")
+        require(0 <= self.alpha <= 1, "lookup", f"alpha must be from 0 to 1, not {self.alpha}")
+        if self.projection == "bh4":
+            require(
+                1 <= block <= hidden_size,
+                "lookup",
+                f"block_size {block} needs a hidden size of at least as much, not {hidden_size}",
+            )
+            padded = next_power_of_two(hidden_size)
+            require(
+                padded % block == 0,
+                "lookup",
+                f"block_size {block} does not divide {padded} (the hidden size {hidden_size} padded to a power of two)",
+            )
+        return replace(self, num_tables=tables, block_size=block)
+
+    @property
+    def bits(self) -> int:
+        """tau, bits a code."""
+        return self.table_size.bit_length() - 1
+
+
+class LookupFFN(FeedForward):
+    """y = bias + sum over tables k and probes n of score[k, n] * table[k, code[k, n]].
+
+    Parameters: ``projection`` (bh4: [r, 4, d'/b, b, b], dense: [T * tau, d]), ``projection_bias`` [T * tau],
+    ``table`` [T, S, d], ``bias`` [d].
+    """
+
+    name = "lookup"
+    Options = LookupOptions
+
+    def __init__(self, hidden_size: int, options: LookupOptions) -> None:
+        super().__init__(hidden_size, options)
+        self.hash_size = options.num_tables * options.bits
+        if options.projection == "bh4":
+            padded, b = next_power_of_two(hidden_size), options.block_size
+            self.copies = -(-self.hash_size // padded)
+            shape = (self.copies, FACTORS, padded // b, b, b)
+        else:
+            shape = (self.hash_size, hidden_size)
+        self.projection = nn.Parameter(torch.empty(shape))
+        self.projection_bias = nn.Parameter(torch.empty(self.hash_size))
+        self.table = nn.Parameter(torch.empty(options.num_tables, options.table_size, hidden_size))
+        self.bias = nn.Parameter(torch.empty(hidden_size))
+        self.reset_parameters()
+
+    def reset_parameters(self, initializer_range: float = 0.02) -> None:
+        """Tables 0.02 N(0, 1) and output bias 0.001 N(0, 1) as the authors; the projection by ``init``.
+
+        bh4: N(0, 1/b) (isometric) or N(0, 1/(b d')) (paper). dense: N(0, 1/d), which gives hash inputs of unit
+        variance after a LayerNorm, or N(0, initializer_range^2) (paper).
+        """
+        isometric = self.options.init == "isometric"
+        if self.options.projection == "bh4":
+            b = self.options.block_size
+            std = 1 / sqrt(b) if isometric else 1 / sqrt(b * next_power_of_two(self.hidden_size))
+        else:
+            std = 1 / sqrt(self.hidden_size) if isometric else initializer_range
+        nn.init.normal_(self.projection, std=std)
+        nn.init.zeros_(self.projection_bias)
+        nn.init.normal_(self.table, std=0.02)
+        nn.init.normal_(self.bias, std=0.001)
+
+    def hash_inputs(self, x: Tensor) -> Tensor:
+        """z, what the codes are the signs of.
+
+        Args:
+            x: [M, d].
+
+        Returns:
+            [M, T, tau].
+        """
+        options = self.options
+        if options.projection == "bh4":
+            mixed = options.alpha * ops.bh4(x, self.projection.to(x.dtype))
+            if options.alpha != 1:
+                padded = nn.functional.pad(x, (0, mixed.shape[1] // self.copies - self.hidden_size))
+                mixed = mixed + ((1 - options.alpha) * padded).repeat(1, self.copies)
+            z = mixed[:, : self.hash_size] + self.projection_bias
+        else:
+            z = nn.functional.linear(x, self.projection, self.projection_bias)
+        return z.view(x.shape[0], options.num_tables, options.bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size] to [..., hidden_size]."""
+        z = self.hash_inputs(x.reshape(-1, self.hidden_size))
+        # scores are exponentials of sums: kept in float32 even where autocast ran the projection in half precision
+        y = ops.lookup(z.to(self.table.dtype), self.table, self.options.num_probes)
+        return (y + self.bias).to(x.dtype).view(x.shape)
+
+    def cost(self) -> cost.Cost:
+        """See the base class. One token reads num_tables * num_probes rows."""
+        o, d = self.options, self.hidden_size
+        if o.projection == "bh4":
+            parts = cost.bh4_projection(next_power_of_two(d), self.copies, o.block_size)
+        else:
+            parts = {"projection": cost.linear(d, self.hash_size).flops}
+        parts |= cost.hash_codes(o.num_tables, o.bits, o.num_probes)
+        parts |= cost.gather(o.num_tables, o.num_probes, d)
+        dense = self.projection.numel() + self.hash_size + d
+        return cost.of(parts, dense + self.table.numel(), touched=dense + o.num_tables * o.num_probes * d)

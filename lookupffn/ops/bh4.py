@@ -1,0 +1,65 @@
+"""BH4: a learned structured projection, four block-diagonal factors with a Hadamard transform after each.
+
+Source: Zeng et al., "LookupFFN", arXiv 2403.07221, section 4. The authors' CPU kernel scales the transform by 1/d where
+training used 1/sqrt(d); here it is orthonormal everywhere.
+
+Dimensions: M tokens, d input size, D the next power of two, b block size, G = D / b blocks, r copies.
+"""
+
+import torch
+from torch import Tensor
+
+from lookupffn.ops.hadamard import hadamard_transform
+
+FACTORS = 4
+
+
+def next_power_of_two(n: int) -> int:
+    """The least power of two that is at least ``n`` (n >= 1)."""
+    return 1 << (n - 1).bit_length()
+
+
+def fold_within_block(weight: Tensor) -> Tensor:
+    """Multiply the within-block part of each Hadamard transform into the blocks before it.
+
+    H_D = H_G (x) H_b exactly, so only the across-block H_G remains to run per token.
+
+    Args:
+        weight: [r, 4, G, b, b].
+
+    Returns:
+        [r, 4, G, b, b].
+    """
+    return hadamard_transform(weight, dim=-1)
+
+
+def bh4(x_Md: Tensor, weight: Tensor) -> Tensor:
+    """Apply ``r`` BH4 products to each token.
+
+    Each copy computes x <- H (B x) four times, B block-diagonal: block g maps the row vector x[g*b:(g+1)*b] to
+    x[g*b:(g+1)*b] @ weight[copy, factor, g].
+
+    Args:
+        x_Md: [M, d], d <= D; padded with zeros to D.
+        weight: [r, 4, G, b, b].
+
+    Returns:
+        [M, r * D], copies side by side.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    if weight.dim() != 5 or weight.shape[1] != FACTORS or weight.shape[3] != weight.shape[4]:
+        raise ValueError(f"BH4 weight must be [r, {FACTORS}, G, b, b], not {list(weight.shape)}")
+    r, _, G, b, _ = weight.shape
+    if x_Md.dim() != 2 or x_Md.shape[1] > G * b:
+        raise ValueError(f"BH4 of size {G * b} takes [tokens, at most {G * b}], not {list(x_Md.shape)}")
+    M, d = x_Md.shape
+    folded = fold_within_block(weight)
+    x_MD = torch.nn.functional.pad(x_Md, (0, G * b - d))
+    # Block-major [G, M, b] all the way: neither the block products nor the transform across blocks moves memory.
+    h = x_MD.view(M, G, b).transpose(0, 1).repeat(r, 1, 1)
+    for factor in range(FACTORS):
+        h = torch.bmm(h, folded[:, factor].reshape(r * G, b, b))
+        h = hadamard_transform(h.view(r, G, M, b), dim=1).view(r * G, M, b)
+    return h.transpose(0, 1).reshape(M, r * G * b)

@@ -1,0 +1,96 @@
+"""Weighted gather: look rows up in many tables and add them, each times its score.
+
+Dimensions: M tokens, T tables, S rows a table, N probes, d hidden size; K = T * N rows a token.
+
+Nothing of size M x T x d exists. Forward and both gradients are torch's embedding bags: the gradient of the tables is
+itself a bag, over the tokens that read a row, once the reads are sorted by row. That makes it deterministic too.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.nn.functional import embedding_bag
+
+_INT32_LIMIT = 2**31 - 1
+
+
+def _flat_rows(codes_MTN: Tensor, S: int) -> Tensor:
+    """Row numbers in the flattened [T * S, d] table, [M, K]; 32 bits where they suffice, since they sort faster."""
+    M, T, N = codes_MTN.shape
+    dtype = torch.int32 if max(T * S, M * T * N) < _INT32_LIMIT else torch.int64
+    first = torch.arange(T, device=codes_MTN.device, dtype=dtype).mul_(S).view(1, T, 1)
+    return (codes_MTN.to(dtype) + first).view(M, T * N)
+
+
+class _WeightedGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) -> Tensor:
+        T, S, d = table_TSd.shape
+        rows_MK = _flat_rows(codes_MTN, S)
+        scores_MK = scores_MTN.reshape(rows_MK.shape)
+        ctx.save_for_backward(table_TSd, rows_MK, scores_MK)
+        ctx.scores_shape = scores_MTN.shape
+        return embedding_bag(rows_MK, table_TSd.view(T * S, d), per_sample_weights=scores_MK, mode="sum")
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad_Md: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        table, rows_MK, scores_MK = ctx.saved_tensors
+        grad_Md = grad_Md.contiguous()
+        grad_table = grad_scores = None
+        if ctx.needs_input_grad[0]:
+            grad_table = _table_gradient(grad_Md, rows_MK, scores_MK, table.shape)
+        if ctx.needs_input_grad[2]:
+            grad_scores = _score_gradient(grad_Md, rows_MK, table).view(ctx.scores_shape)
+        return grad_table, None, grad_scores
+
+
+def _table_gradient(grad_Md: Tensor, rows_MK: Tensor, scores_MK: Tensor, shape: torch.Size) -> Tensor:
+    """[T, S, d]: for each row the sum of score * grad over the tokens that read it."""
+    T, S, d = shape
+    rows = rows_MK.flatten()
+    sorted_rows, order = torch.sort(rows, stable=True)
+    first_read = torch.searchsorted(sorted_rows, torch.arange(T * S, device=rows.device, dtype=rows.dtype))
+    tokens = torch.div(order, rows_MK.shape[1], rounding_mode="floor")
+    bag = embedding_bag(tokens, grad_Md, offsets=first_read, per_sample_weights=scores_MK.flatten()[order], mode="sum")
+    return bag.view(T, S, d)
+
+
+def _score_gradient(grad_Md: Tensor, rows_MK: Tensor, table_TSd: Tensor) -> Tensor:
+    """[M, K]: the inner product of each row read with the token's gradient."""
+    M, K = rows_MK.shape
+    T, S, d = table_TSd.shape
+    index = rows_MK.flatten()
+    offsets = torch.arange(M, device=index.device, dtype=index.dtype) * K
+    tokens = torch.arange(M, device=index.device, dtype=index.dtype).repeat_interleave(K)
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad_Md, table_TSd.view(T * S, d), index, offsets, tokens, 0
+    ).view(M, K)
+
+
+def weighted_gather(table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) -> Tensor:
+    """y[m] = sum over k, n of scores[m, k, n] * table[k, codes[m, k, n]].
+
+    Args:
+        table_TSd: [T, S, d], contiguous.
+        codes_MTN: [M, T, N] integers in [0, S).
+        scores_MTN: [M, T, N]; converted to the type of the table.
+
+    Returns:
+        [M, d] in the type of the table. Differentiable in table and scores.
+
+    Raises:
+        ValueError: shapes do not fit together, or a code is out of range (checked on the CPU only: on a GPU the check
+            would stop the queue of kernels at every call).
+    """
+    if table_TSd.dim() != 3 or codes_MTN.dim() != 3 or codes_MTN.shape[1] != table_TSd.shape[0]:
+        raise ValueError(
+            f"tables [T, S, d] and codes [M, T, N] do not fit: {list(table_TSd.shape)} and {list(codes_MTN.shape)}"
+        )
+    if scores_MTN.shape != codes_MTN.shape:
+        raise ValueError(f"codes and scores differ in shape: {list(codes_MTN.shape)} and {list(scores_MTN.shape)}")
+    S = table_TSd.shape[1]
+    if codes_MTN.numel() and codes_MTN.device.type == "cpu":
+        low, high = (int(v) for v in codes_MTN.aminmax())
+        if low < 0 or high >= S:
+            raise ValueError(f"codes must lie in [0, {S}); found {low} to {high}")
+    return _WeightedGather.apply(table_TSd, codes_MTN, scores_MTN.to(table_TSd.dtype))

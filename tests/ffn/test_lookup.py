@@ -1,0 +1,98 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lookupffn import UserError, build_ffn
+from tests.ops.test_bh4 import transcription as bh4_transcription
+from tests.ops.test_gather import transcription as gather_transcription
+from tests.ops.test_hash import transcription as hash_transcription
+
+
+@given(
+    d=st.integers(4, 40),
+    num_tables=st.integers(1, 9),
+    tau=st.integers(1, 6),
+    dense=st.booleans(),
+    alpha=st.sampled_from([0.0, 0.7, 1.0]),
+    num_probes=st.integers(1, 4),
+)
+def test_matches_the_formulas(d, num_tables, tau, dense, alpha, num_probes):
+    num_probes = min(num_probes, 1 << tau)
+    ffn = build_ffn(
+        "lookup",
+        hidden_size=d,
+        num_tables=num_tables,
+        table_size=1 << tau,
+        projection="dense" if dense else "bh4",
+        block_size=4,
+        alpha=alpha,
+        num_probes=num_probes,
+    ).double()
+    torch.nn.init.normal_(ffn.projection_bias)
+    x = torch.randn(5, d, dtype=torch.float64)
+    with torch.no_grad():
+        if dense:
+            z = x @ ffn.projection.T
+        else:
+            mixed = alpha * bh4_transcription(x, ffn.projection)
+            size = mixed.shape[1] // ffn.copies
+            padded = torch.zeros(5, size, dtype=torch.float64)
+            padded[:, :d] = x
+            z = (mixed + (1 - alpha) * padded.repeat(1, ffn.copies))[:, : num_tables * tau]
+        z = (z + ffn.projection_bias).view(5, num_tables, tau)
+        codes, scores = hash_transcription(z, num_probes)
+        expected = gather_transcription(ffn.table, codes, scores) + ffn.bias
+    assert torch.allclose(ffn(x), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("projection", ["bh4", "dense"])
+def test_initialisation(projection):
+    def z(init):
+        ffn = build_ffn("lookup", hidden_size=256, projection=projection, init=init, num_tables=64, table_size=16)
+        assert ffn.table.std().item() == pytest.approx(0.02, rel=0.02)
+        assert ffn.bias.std().item() == pytest.approx(0.001, rel=0.2)
+        x = torch.randn(400, 256)
+        return x, ffn.hash_inputs(x).flatten(1)
+
+    x, isometric = z("isometric")
+    assert isometric.std().item() == pytest.approx((0.49 + 0.09) ** 0.5 if projection == "bh4" else 1, rel=0.15)
+    if projection == "bh4":
+        # the authors' start: the hash is nearly the sign of the input coordinates
+        x, paper = z("paper")
+        assert ((paper > 0) == (x > 0)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"table_size": 100}, "table_size must be a power of two"),
+        ({"table_size": 1}, "table_size must be a power of two"),
+        ({"block_size": 24}, "block_size 24 does not divide 128"),
+        ({"block_size": 256}, "hidden size of at least"),
+        ({"num_probes": 0}, "num_probes"),
+        ({"table_size": 4, "num_probes": 5}, "num_probes must be from 1 to table_size"),
+        ({"num_tables": 0}, "num_tables"),
+        ({"num_tables": "8"}, "num_tables must be int"),
+        ({"num_tables": True}, "num_tables must be int"),
+        ({"alpha": 1.5}, "alpha"),
+        ({"projection": "bh5"}, "projection must be bh4 or dense"),
+        ({"init": "xavier"}, "init must be isometric or paper"),
+    ],
+)
+def test_refused_before_anything_is_built(options, message):
+    with pytest.raises(UserError, match=message) as error:
+        build_ffn("lookup", hidden_size=128, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("hidden_size", [128, 256, 512, 768, 1024])
+def test_default_is_at_least_six_times_cheaper_than_gemm(hidden_size):
+    lookup = build_ffn("lookup", hidden_size=hidden_size).cost()
+    assert build_ffn("gemm", hidden_size=hidden_size).cost().flops >= 6 * lookup.flops
+
+
+def test_large_table():
+    ffn = build_ffn("lookup", hidden_size=8, num_tables=2, table_size=65536, num_probes=3)
+    ffn(torch.randn(4, 8)).sum().backward()
+    assert ffn.table.grad.abs().sum() > 0
