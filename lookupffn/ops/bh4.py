@@ -6,8 +6,11 @@ training used 1/sqrt(d); here it is orthonormal everywhere.
 Dimensions: M tokens, d input size, D the next power of two, b block size, G = D / b blocks, r copies.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from lookupffn.ops.hadamard import hadamard_transform
 
@@ -33,6 +36,52 @@ def fold_within_block(weight: Tensor) -> Tensor:
     return hadamard_transform(weight, dim=-1)
 
 
+def _factor_inputs(x_Md: Tensor, folded: Tensor) -> Iterator[Tensor]:
+    """What each factor is applied to, then the result: five tensors [r * G, M, b].
+
+    Block-major all the way: neither the block products nor the transform across blocks moves memory.
+    """
+    r, _, G, b, _ = folded.shape
+    M, d = x_Md.shape
+    x_MD = torch.nn.functional.pad(x_Md, (0, G * b - d))
+    h = x_MD.view(M, G, b).transpose(0, 1).repeat(r, 1, 1)
+    for factor in range(FACTORS):
+        yield h
+        h = torch.bmm(h, folded[:, factor].reshape(r * G, b, b))
+        h = hadamard_transform(h.view(r, G, M, b), dim=1).view(r * G, M, b)
+    yield h
+
+
+class _BH4(torch.autograd.Function):
+    """Keeps the input alone and computes the factors again in backward: four tensors of the size of z less a layer."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x_Md: Tensor, folded: Tensor) -> Tensor:
+        # under autocast the products give half precision; the backward must see the same types
+        ctx.autocast = torch.is_autocast_enabled(x_Md.device.type)
+        ctx.save_for_backward(x_Md, folded)
+        for h in _factor_inputs(x_Md, folded):  # noqa: B007 the last is the result
+            pass
+        M, (r, _, G, b, _) = x_Md.shape[0], folded.shape
+        return h.transpose(0, 1).reshape(M, r * G * b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x_Md, folded = ctx.saved_tensors
+        (M, d), (r, _, G, b, _) = x_Md.shape, folded.shape
+        with torch.autocast(x_Md.device.type, enabled=ctx.autocast):
+            inputs = list(_factor_inputs(x_Md, folded))[:FACTORS]
+            grad_folded = torch.empty_like(folded)
+            g = grad.view(M, r * G, b).transpose(0, 1)
+            for factor in reversed(range(FACTORS)):
+                g = hadamard_transform(g.reshape(r, G, M, b), dim=1).view(r * G, M, b)
+                grad_folded[:, factor] = torch.bmm(inputs[factor].transpose(1, 2), g).view(r, G, b, b)
+                g = torch.bmm(g, folded[:, factor].reshape(r * G, b, b).transpose(1, 2))
+            grad_x = g.view(r, G, M, b).sum(0).transpose(0, 1).reshape(M, G * b)[:, :d]
+        return grad_x.to(x_Md.dtype), grad_folded
+
+
 def bh4(x_Md: Tensor, weight: Tensor) -> Tensor:
     """Apply ``r`` BH4 products to each token.
 
@@ -51,15 +100,7 @@ def bh4(x_Md: Tensor, weight: Tensor) -> Tensor:
     """
     if weight.dim() != 5 or weight.shape[1] != FACTORS or weight.shape[3] != weight.shape[4]:
         raise ValueError(f"BH4 weight must be [r, {FACTORS}, G, b, b], not {list(weight.shape)}")
-    r, _, G, b, _ = weight.shape
+    G, b = weight.shape[2:4]
     if x_Md.dim() != 2 or x_Md.shape[1] > G * b:
         raise ValueError(f"BH4 of size {G * b} takes [tokens, at most {G * b}], not {list(x_Md.shape)}")
-    M, d = x_Md.shape
-    folded = fold_within_block(weight)
-    x_MD = torch.nn.functional.pad(x_Md, (0, G * b - d))
-    # Block-major [G, M, b] all the way: neither the block products nor the transform across blocks moves memory.
-    h = x_MD.view(M, G, b).transpose(0, 1).repeat(r, 1, 1)
-    for factor in range(FACTORS):
-        h = torch.bmm(h, folded[:, factor].reshape(r * G, b, b))
-        h = hadamard_transform(h.view(r, G, M, b), dim=1).view(r * G, M, b)
-    return h.transpose(0, 1).reshape(M, r * G * b)
+    return _BH4.apply(x_Md, fold_within_block(weight))
