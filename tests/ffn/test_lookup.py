@@ -96,3 +96,24 @@ def test_large_table():
     ffn = build_ffn("lookup", hidden_size=8, num_tables=2, table_size=65536, num_probes=3)
     ffn(torch.randn(4, 8)).sum().backward()
     assert ffn.table.grad.abs().sum() > 0
+
+
+def test_training_keeps_little_for_backward():
+    """The paper's size keeps a few times its input; autograd alone would keep every factor, every |z| and every sign."""
+    M, d = 512, 512
+    ffn = build_ffn("lookup", hidden_size=d, num_tables=128, num_probes=2, block_size=32)
+    own = {parameter.untyped_storage().data_ptr() for parameter in ffn.parameters()}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = ffn(torch.randn(M, d, requires_grad=True))
+    folded_weights = 4 * ffn.projection.numel()
+    # x [M, d]; z [M, 2d]; codes, rows, weights, scores [M, d/2] each, once more as sorted or cast
+    assert 0 < sum(kept.values()) - folded_weights < 7 * 4 * M * d
+    y.sum().backward()

@@ -1,0 +1,64 @@
+"""What a corpus is to the rest of the data room, and the on-disk store that some corpora fill first."""
+
+import gzip
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+SPLITS = ("train", "validation")
+_HASH_RANGE = 2**64
+
+
+def in_validation(key: str, fraction: float) -> bool:
+    """Whether the thing named ``key`` belongs to the validation split; the same on every machine."""
+    digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * _HASH_RANGE
+
+
+def fraction_of(options: Mapping, default: float) -> float:
+    """``validation_fraction`` of a configuration; null means ``default``."""
+    given = options.get("validation_fraction")
+    return default if given is None else float(given)
+
+
+class Corpus(ABC):
+    """Documents in two splits that share no text."""
+
+    name: str
+
+    @abstractmethod
+    def fingerprint(self, split: str) -> str:
+        """Hex digits naming the documents of a split; found without reading them where that is possible."""
+
+    @abstractmethod
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of a split, streamed, always in the same order."""
+
+    def has(self, split: str) -> bool:
+        """Whether the user named a source for this split."""
+        return split in SPLITS
+
+    def characters(self, split: str) -> int | None:
+        """About how many characters a split has, where that is known beforehand (for the progress bar)."""
+        return None
+
+
+def write_shard(path: Path, documents: Iterable[str]) -> int:
+    """Write documents, one JSON string a line, gzip-compressed; returns how many."""
+    count = 0
+    # the empty name and time keep the bytes of a shard a function of its documents alone
+    with open(path, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as file:
+        for document in documents:
+            file.write(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+            count += 1
+    return count
+
+
+def read_shards(folder: Path, split: str) -> Iterator[str]:
+    """The documents of a split from a store written by ``write_shard`` as <split>-<number>.jsonl.gz."""
+    for path in sorted(folder.glob(f"{split}-*.jsonl.gz")):
+        with gzip.open(path, "rb") as file:
+            for line in file:
+                yield json.loads(line)

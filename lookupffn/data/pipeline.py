@@ -1,0 +1,134 @@
+"""From a data and a tokenizer configuration to packed, cached token arrays."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from lookupffn.data import cache, packing
+from lookupffn.data.corpus import SPLITS, Corpus, open_corpus
+from lookupffn.data.packing import PackedTokens
+from lookupffn.data.parallel import process_count
+from lookupffn.data.tokenizer import make_tokenizer, special_ids, tokenizer_fingerprint
+from lookupffn.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What a run needs of its data.
+
+    Attributes:
+        train, validation: the splits that were asked for, else None.
+        tokenizer: a fast tokenizer that ``save_pretrained`` writes.
+        token_counts: int64 [V], how often each token occurs in the train split; None without it.
+        data_fingerprint: 32 hex digits. The first half names the packed validation tokens (it seeds their masks), the
+            second the source of the train split.
+        tokenizer_fingerprint: 32 hex digits of the tokenizer's content.
+    """
+
+    train: PackedTokens | None
+    validation: PackedTokens | None
+    tokenizer: PreTrainedTokenizerBase
+    token_counts: np.ndarray | None
+    data_fingerprint: str
+    tokenizer_fingerprint: str
+
+
+def _sequence_length(data: Mapping) -> int:
+    length = data.get("sequence_length")
+    if not isinstance(length, int) or isinstance(length, bool) or length < 8:
+        raise UserError(f"data.sequence_length is {length}: it must be a whole number of tokens, at least 8")
+    return length
+
+
+def _pack(
+    corpus: Corpus, split: str, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, cache_dir: Path, processes: int
+) -> Path:
+    """The cache entry with the tokens of a split, prepared if it is not there."""
+    key = cache.fingerprint(version=packing.VERSION, source=corpus.fingerprint(split), tokenizer=tokenizer_key)
+    entry = cache_dir / "tokens" / key
+    what = f"{split} split of data={corpus.name}"
+    ids = special_ids(tokenizer)
+
+    def build(folder: Path) -> None:
+        packing.write_tokens(
+            folder,
+            corpus.documents(split),
+            tokenizer.backend_tokenizer,
+            begin=ids.begin,
+            end=ids.end,
+            vocab_size=len(tokenizer),
+            what=what,
+            processes=processes,
+            characters=corpus.characters(split),
+        )
+
+    if not cache.ensure_entry(entry, build, what=f"the {what}", kept_after=(KeyboardInterrupt,)):
+        logger.info("%s found in the cache, preparation skipped", what)
+    return entry
+
+
+def prepare_data(
+    data: Mapping,
+    tokenizer: Mapping | PreTrainedTokenizerBase,
+    cache_dir: Path,
+    *,
+    splits: Sequence[str] = SPLITS,
+    num_processes: int | None = None,
+) -> PreparedData:
+    """Read, tokenize and pack a corpus, or find it in the cache.
+
+    Safe to call from several processes at once: one prepares, the others wait for it.
+
+    Args:
+        data: ``name``, ``sequence_length`` and the options of the source (configs/data).
+        tokenizer: ``name`` and options (configs/tokenizer), or a tokenizer to use as it is.
+        cache_dir: folder of the cache, made if needed.
+        splits: which of "train" and "validation" to give back. The validation split is prepared in any case, for its
+            tokens are part of the fingerprint.
+        num_processes: worker processes, by default one a core; it never changes the result.
+
+    Raises:
+        UserError: anything wrong with the options, the files, the network or the disk, in one line.
+    """
+    cache_dir = Path(cache_dir).expanduser()
+    length = _sequence_length(data)
+    corpus = open_corpus(data, cache_dir, num_processes)
+    for split in {*splits, "validation"}:
+        if not corpus.has(split):
+            raise UserError(
+                f"data={corpus.name} has no {split} split: give data.{split}_files"
+                + (" or a data.validation_fraction above 0" if split == "validation" else "")
+            )
+    made = make_tokenizer(tokenizer, corpus, cache_dir)
+    tokenizer_key = tokenizer_fingerprint(made)
+    processes = process_count(num_processes)
+
+    packed: dict[str, PackedTokens] = {}
+    counts: np.ndarray | None = None
+    for split in SPLITS:
+        if split not in splits and split != "validation":
+            continue
+        entry = _pack(corpus, split, made, tokenizer_key, cache_dir, processes)
+        packed[split] = PackedTokens(entry, length)
+        if split == "train":
+            counts = np.load(entry / packing.COUNTS)
+        logger.info("%s: %d sequences of %d tokens", split, len(packed[split]), length)
+
+    tokens = cache.read_manifest(packed["validation"].entry)[packing.TOKENS]["sha256"]
+    common = {"tokenizer": tokenizer_key, "sequence_length": length}
+    source = corpus.fingerprint("train") if corpus.has("train") else None
+    fingerprint = cache.fingerprint(validation=tokens, **common)[:16] + cache.fingerprint(train=source, **common)[:16]
+    return PreparedData(
+        train=packed.get("train"),
+        validation=packed["validation"] if "validation" in splits else None,
+        tokenizer=made,
+        token_counts=counts,
+        data_fingerprint=fingerprint,
+        tokenizer_fingerprint=tokenizer_key,
+    )
