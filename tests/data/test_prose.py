@@ -3,9 +3,9 @@ import pytest
 from lookupffn.data.corpus.prose import is_prose, normalised, paragraphs
 
 
-def test_wrapped_lines_and_marks():
-    text = """Return the :class:`~collections.Counter` of the *given*
-        ``items`` as it is described in `the manual <https://example.org>`_.
+def test_prose_is_kept_as_it_is_written():
+    text = """Return the *given* ``items`` counted,
+        as described in `the manual <https://example.org>`_.
 
         Parameters
         ----------
@@ -14,8 +14,9 @@ def test_wrapped_lines_and_marks():
             order that you like.
         """
     assert paragraphs(text) == [
-        "Return the collections.Counter of the given items as it is described in the manual.",
-        "items : list of str The items that are to be counted, in any order that you like.",
+        "Return the *given* ``items`` counted,\nas described in `the manual <https://example.org>`_.",
+        "Parameters\n----------\nitems : list of str\n"
+        "    The items that are to be counted, in any\n    order that you like.",
     ]
 
 
@@ -28,10 +29,13 @@ def test_code_is_dropped_and_prose_around_it_kept():
     The result is exact for whole numbers::
 
         result = compute(values)
-        print(result)
+
+        print("the result is", result)
 
     ```python
     compute(the, numbers, which, are, given)
+
+    compute(the, other, numbers, as, well)
     ```
 
     .. code-block:: python
@@ -42,17 +46,15 @@ def test_code_is_dropped_and_prose_around_it_kept():
     """
     assert paragraphs(text) == [
         "Compute the sum of all the numbers.",
-        "The result is exact for whole numbers:",
+        "The result is exact for whole numbers::",
         "It is slow for very long lists.",
     ]
 
 
-def test_doctest_that_outweighs_its_words():
-    assert paragraphs("See the result of the call here:\n>>> f(1)\n1\n>>> f(2)\n2") == []
-    kept = paragraphs(
-        "This paragraph has a good deal to say\nabout the function and what it does\nand for whom.\n>>> f(1)"
-    )
-    assert kept == ["This paragraph has a good deal to say about the function and what it does and for whom."]
+def test_a_paragraph_goes_where_doctest_lines_outweigh_its_words():
+    assert paragraphs("See the result here:\n>>> compute(1, 2, 3)\n123456789\n>>> compute(4, 5)\n123456789") == []
+    kept = "This paragraph has a good deal to say\nabout the function and what it does.\n>>> f(1)\n1"
+    assert paragraphs(kept) == [kept]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_large_table():
 
 
 def test_training_keeps_little_for_backward():
-    """The paper's size keeps a few times its input; autograd alone would keep every factor, every |z| and every sign."""
+    """A few times the input at the paper's size; autograd alone would keep every factor, every |z| and every sign."""
     M, d = 512, 512
     ffn = build_ffn("lookup", hidden_size=d, num_tables=128, num_probes=2, block_size=32)
     own = {parameter.untyped_storage().data_ptr() for parameter in ffn.parameters()}

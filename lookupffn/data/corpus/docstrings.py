@@ -29,7 +29,7 @@ from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 # Tests hold few docstrings and much code; idlelib and lib2to3 come and go with the way Python was built.
 _SKIPPED_FOLDERS = {"__pycache__", "test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3"}
 _OWN_PACKAGE = Path(__file__).resolve().parents[2]
