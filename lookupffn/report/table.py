@@ -1,0 +1,82 @@
+"""The short table at the end of a run and of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def run_table(summary: Mapping[str, Any], folder: object) -> str:
+    """What a finished run came to.
+
+    Args:
+        summary: the contents of summary.json.
+        folder: where the run is.
+    """
+    exit_step = summary["plateau_exit_step"]
+    rows = [
+        ("feed-forward", describe_ffn(summary["ffn"], summary["ffn_options"])),
+        ("validation perplexity", _perplexity(summary)),
+        ("plateau left at step", "not yet" if exit_step is None else f"{exit_step:,}"),
+        ("FFN MFLOP a token", _flops(summary)),
+        ("parameters", f"{summary['ffn_parameters']:,} in FFNs, {summary['parameters']:,} in all"),
+        ("trained on", f"{summary['tokens']:,} tokens in {summary['steps']:,} steps"),
+        ("speed", f"{summary['tokens_per_s']:,.0f} tokens/s on {summary['device']}"),
+        ("time", duration(summary["wall_clock_s"])),
+        ("folder", str(folder)),
+    ]
+    return render(rows)
+
+
+def evaluation_table(result: Mapping[str, Any]) -> str:
+    """What an evaluation found.
+
+    Args:
+        result: what evaluate.py writes as JSON.
+    """
+    rows = [
+        ("feed-forward", describe_ffn(result["ffn"], result["ffn_options"])),
+        ("validation perplexity", _perplexity(result)),
+        ("validation loss", f"{result['validation_loss']:.6f} nats"),
+        ("scored", f"{result['masked_validation_tokens']:,} masked tokens of {result['data']}"),
+        ("FFN MFLOP a token", _flops(result)),
+        ("parameters", f"{result['ffn_parameters']:,} in FFNs, {result['parameters']:,} in all"),
+        ("speed", f"{result['tokens_per_s']:,.0f} tokens/s on {result['device']}"),
+        ("checkpoint", str(result["checkpoint"])),
+    ]
+    return render(rows)
+
+
+def render(rows: list[tuple[str, str]]) -> str:
+    """Two aligned columns between rules."""
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([rule, *lines, rule]) + "\n"
+
+
+def describe_ffn(name: str, options: Mapping[str, Any]) -> str:
+    """lookup (num_tables 32, table_size 256, ...)."""
+    shown = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
+    return f"{name} ({shown})" if shown else name
+
+
+def duration(seconds: float) -> str:
+    """1 h 02 min, 4 min 05 s, 12 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _perplexity(values: Mapping[str, Any]) -> str:
+    unigram = values.get("unigram_perplexity")
+    beside = "" if unigram is None else f" (unigram: {unigram:,.1f})"
+    return f"{values['validation_perplexity']:,.2f}{beside}"
+
+
+def _flops(values: Mapping[str, Any]) -> str:
+    own, gemm = values["ffn_flops_per_token"], values["gemm_ffn_flops_per_token"]
+    ratio = f"{gemm / own:.1f} times fewer than GEMM's {gemm / 1e6:.3f}" if own else "none"
+    return f"{own / 1e6:.3f} in all layers" + ("" if own == gemm else f", {ratio}")

@@ -1,0 +1,161 @@
+"""Checkpoints: folders step-NNNNNNNN, each a complete HuggingFace model folder plus the state of training.
+
+A checkpoint is written beside its place, flushed, and renamed, so that a folder of that name is complete;
+checkpoint.json carries the SHA-256 of every other file, so that later damage is noticed. Nothing in it can run code:
+weights are safetensors, the optimizer's state is read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lookupffn.errors import UserError
+
+STATE_FILE = "training_state.pt"
+METADATA_FILE = "checkpoint.json"
+_NAME = re.compile(r"step-(\d{8,})")
+
+logger = logging.getLogger(__name__)
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    state: dict[str, Any],
+    metadata: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Writes checkpoints/step-NNNNNNNN and removes the oldest beyond ``keep``.
+
+    Args:
+        folder: the run's checkpoints folder.
+        step: updates done.
+        model: the unwrapped model.
+        tokenizer: written beside it, so that the checkpoint stands alone.
+        state: tensors and plain values (optimizer, scaler).
+        metadata: JSON values, readable without torch.
+        keep: how many checkpoints stay.
+    """
+    final = folder / f"step-{step:08d}"
+    partial = folder / f".step-{step:08d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        save_model(partial, model, tokenizer)
+        torch.save(state, partial / STATE_FILE)
+        files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+        document = {"step": step, **metadata, "sha256": files}
+        (partial / METADATA_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        replace_folder(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A HuggingFace folder with tokenizer: what from_pretrained reads."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Flushes a finished folder to the disk and gives it its name."""
+    for path in [*partial.iterdir(), partial]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first, whether whole or damaged."""
+    found = [path for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint and its metadata; None where there are no checkpoints at all.
+
+    A damaged one is passed over with a warning.
+
+    Raises:
+        UserError: there are checkpoints, and every one is damaged.
+    """
+    checkpoints = list_checkpoints(folder)
+    for path in reversed(checkpoints):
+        try:
+            return path, verify_checkpoint(path)
+        except UserError as error:
+            logger.warning("%s; trying the one before it", error)
+    if checkpoints:
+        raise UserError(f"{folder}: no checkpoint is whole; start again with overwrite=true or another output_dir")
+    return None
+
+
+def verify_checkpoint(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint whose files are all there and unchanged.
+
+    Raises:
+        UserError: a file is missing, unreadable or altered.
+    """
+    try:
+        metadata = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
+        files, step = metadata["sha256"], metadata["step"]
+        if not isinstance(step, int) or not isinstance(files, dict) or STATE_FILE not in files:
+            raise ValueError("incomplete")
+        for name, expected in files.items():
+            if Path(name).name != name or sha256(path / name) != expected:
+                raise UserError(f"damaged checkpoint {path}: {name} is not what was written")
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"damaged checkpoint {path}: {METADATA_FILE} or a file it lists is unreadable ({error})"
+        ) from None
+    return metadata
+
+
+def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state that ``save_checkpoint`` was given.
+
+    Raises:
+        UserError: the file is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path / STATE_FILE, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"damaged checkpoint {path}: {STATE_FILE} cannot be read ({reason})") from None
+
+
+def remove_partial(folder: Path) -> None:
+    """Clears what a killed run left half-written."""
+    for path in folder.glob(".*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

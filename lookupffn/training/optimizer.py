@@ -1,0 +1,54 @@
+"""AdamW with the paper's parameter groups, and the learning rate as a function of how far the budget is used up."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from lookupffn.training.settings import OptimizerSettings
+
+
+def build_optimizer(model: nn.Module, settings: OptimizerSettings, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over two groups: weights, which decay, and biases and LayerNorms (one-dimensional), which do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(
+        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused or None, foreach=None
+    )
+
+
+def learning_rate(settings: OptimizerSettings, *, step: int, total_steps: int | None, progress: float) -> float:
+    """The learning rate of one update.
+
+    Warm-up rises linearly to ``settings.lr``; the rest of the budget falls, linearly or along a cosine, towards zero.
+
+    Args:
+        settings: peak, schedule and warm-up.
+        step: updates done before this one.
+        total_steps: updates in the budget; None for a budget of minutes.
+        progress: used-up part of a budget of minutes, 0 to 1 (not read otherwise).
+    """
+    if total_steps is not None:
+        warmup = settings.warmup_steps
+        if warmup is None:
+            warmup = round((settings.warmup_ratio or 0.0) * total_steps)
+        # counted from one: no update is spent at a learning rate of zero, neither the first nor the last
+        warm = (step + 1) / warmup if step < warmup else 1.0
+        decay = max(0, step - warmup) / max(1, total_steps - warmup)
+    elif settings.warmup_steps is not None:
+        # how much of the time these steps will take is not known, so the fall begins at once
+        warm = (step + 1) / max(1, settings.warmup_steps)
+        decay = progress
+    else:
+        ratio = settings.warmup_ratio or 0.0
+        warm = progress / ratio if ratio else 1.0
+        decay = max(0.0, progress - ratio) / (1.0 - ratio)
+    decay = min(1.0, decay)
+    shape = 1.0 - decay if settings.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * decay))
+    return settings.lr * min(1.0, warm) * shape

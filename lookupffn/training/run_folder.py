@@ -1,0 +1,291 @@
+"""A run's folder: its name, who may write in it, whether it is new, unfinished or finished, and its metrics file.
+
+config.yaml      the resolved config, written first
+metrics.jsonl    one line per logged step
+checkpoints/     see checkpoint.py
+model/           HuggingFace format, written when training is done
+summary.json     written last: a folder that has one is finished
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lookupffn.errors import UserError
+
+CONFIG, METRICS, CHECKPOINTS, MODEL, SUMMARY, LOCK = (
+    "config.yaml",
+    "metrics.jsonl",
+    "checkpoints",
+    "model",
+    "summary.json",
+    ".lock",
+)
+# what a run is written with, not what it computes
+NOT_IN_NAME = ("output_dir", "overwrite", "cache_dir", "tracker")
+# what may change when a run goes on; a longer budget stretches the rest of the schedule
+MAY_CHANGE = (
+    *NOT_IN_NAME,
+    *(f"training.max_{unit}" for unit in ("steps", "tokens", "flops", "minutes")),
+    *(f"training.{name}" for name in ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")),
+    "training.num_workers",
+    "evaluation.batch_size",
+)
+
+_held: set[int] = set()
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """A folder this process holds the lock of.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path, lock: int | None, *, fresh: bool) -> None:
+        """
+        Args:
+            path: the folder.
+            lock: open descriptor of the lock file; None where the file system has no locks.
+            fresh: whether this process began the run.
+        """
+        self.path = path
+        self._lock = lock
+        self._fresh = fresh
+
+    def release(self) -> None:
+        """Gives the folder free; one that a refused run never wrote anything in goes away again."""
+        # removed while it is still held: whoever opened the old file notices (see _lock)
+        (self.path / LOCK).unlink(missing_ok=True)
+        if self._fresh and [entry.name for entry in self.path.iterdir()] == [CONFIG]:
+            shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # outputs/ itself, where nothing else is in it
+                self.path.parent.rmdir()
+        if self._lock is not None:
+            _unlock(self._lock)
+            self._lock = None
+
+
+def default_name(config: dict[str, Any]) -> str:
+    """{ffn}-{model}-{data}-seed{seed}-{hash of everything that defines the run}."""
+    defining = {key: value for key, value in config.items() if key not in NOT_IN_NAME}
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
+    parts = [config["ffn"]["name"], config["model"]["name"], config["data"]["name"], f"seed{config['seed']}", digest]
+    return "-".join(str(part).replace("/", "_") for part in parts)
+
+
+def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> RunFolder | None:
+    """Finds or makes the folder of a run, locks it, and writes config.yaml.
+
+    Without ``output_dir`` the folder has the default name: the same command goes on with its unfinished run, and takes
+    the next free suffix (-2, -3, ...) where that run is finished or still alive. An explicit ``output_dir`` is the
+    folder itself; the members of a sweep have folders of their default names inside it.
+
+    Args:
+        config: the resolved config.
+        sweep_member: whether this is one run of several.
+
+    Returns:
+        The folder, or None where this member of a sweep is already finished.
+
+    Raises:
+        UserError: the folder is finished, in use, holds another run, or cannot be written.
+    """
+    name = default_name(config)
+    if config["output_dir"] is None:
+        for path in _suffixed(Path("outputs") / name):
+            lock = None if (path / SUMMARY).exists() else _lock(path)
+            if lock is None:
+                continue
+            if not (path / SUMMARY).exists() and not _differences(path, config):
+                return _claim(path, lock, config)
+            _unlock(lock)
+    path = Path(config["output_dir"])
+    path = path / name if sweep_member else path
+    if (path / SUMMARY).exists() and not config["overwrite"]:
+        if sweep_member:
+            logger.info("%s is finished: skipped", path)
+            return None
+        raise UserError(f"{path} holds a finished run: give another output_dir, or overwrite=true to replace it")
+    lock = _lock(path)
+    if lock is None:
+        raise UserError(f"{path} is in use by another run: wait for it, or give another output_dir")
+    try:
+        _prepare_explicit(path, config)
+    except UserError:
+        _unlock(lock)
+        raise
+    return _claim(path, lock, config)
+
+
+def _prepare_explicit(path: Path, config: dict[str, Any]) -> None:
+    """Decides between resuming, replacing and refusing a folder that the user named."""
+    if (path / SUMMARY).exists():
+        if not config["overwrite"]:  # finished while this run waited for the lock
+            raise UserError(f"{path} holds a finished run: give another output_dir, or overwrite=true to replace it")
+        _clear(path)
+    elif (path / CONFIG).exists():
+        differences = _differences(path, config)
+        if differences and not config["overwrite"]:
+            raise UserError(
+                f"{path} holds an unfinished run with other settings ({'; '.join(differences[:4])}"
+                f"{'; ...' if len(differences) > 4 else ''}): repeat its command, or give another output_dir"
+            )
+        if differences:
+            _clear(path)
+    elif any(entry.name != LOCK for entry in path.iterdir()):
+        raise UserError(f"{path} is not empty and holds no run: give another output_dir")
+
+
+def _claim(path: Path, lock: int | bool, config: dict[str, Any]) -> RunFolder:
+    fresh = not (path / CONFIG).exists()
+    write_atomically(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
+    return RunFolder(path, None if lock is True else lock, fresh=fresh)
+
+
+def _clear(path: Path) -> None:
+    """Removes a run, summary.json first so that an interruption leaves nothing that looks finished."""
+    for name in (SUMMARY, CONFIG, METRICS, CHECKPOINTS, MODEL, "wandb"):
+        entry = path / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _suffixed(path: Path) -> Iterator[Path]:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1
+
+
+def _lock(path: Path) -> int | bool | None:
+    """Locks a folder, making it if need be: a descriptor, True where locks do not exist, None where it is taken.
+
+    flock dies with its owner, so a killed run leaves nothing to clean up.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            except OSError as error:
+                os.close(descriptor)
+                logger.warning("%s: no file locks here (%s); do not start a second run in it", path, error.strerror)
+                return True
+            # the run before may have removed the file between our opening and locking it
+            current = os.stat(path / LOCK, follow_symlinks=False) if (path / LOCK).exists() else None
+            if current is not None and current.st_ino == os.fstat(descriptor).st_ino:
+                _held.add(descriptor)
+                return descriptor
+            os.close(descriptor)
+    except OSError as error:
+        raise UserError(f"cannot write in {path}: {error.strerror}; give another output_dir") from None
+
+
+def _unlock(lock: int | bool) -> None:
+    if lock is not True:
+        _held.discard(lock)
+        os.close(lock)
+
+
+def _close_inherited() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+# a worker that outlives a killed run must not keep its lock
+os.register_at_fork(after_in_child=_close_inherited)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run folder's config.yaml.
+
+    Raises:
+        UserError: it is missing or unreadable.
+    """
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path / CONFIG), resolve=True)
+    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path / CONFIG}: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path / CONFIG} is not the config of a run")
+    return config
+
+
+def _differences(path: Path, config: dict[str, Any]) -> list[str]:
+    """What defines a run and is not the same in a folder's config.yaml, as "key: old, now new"."""
+    if not (path / CONFIG).exists():
+        return []
+    old, new = dict(flatten(read_config(path))), dict(flatten(config))
+    return [
+        f"{key}: {old.get(key)}, now {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in MAY_CHANGE and key.split(".")[0] not in MAY_CHANGE
+    ]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("training.max_steps", 1500), ... for every value of a nested config."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A file that is either the old one or the whole new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_metrics(path: Path, up_to_step: int | None = None) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl, at most up to a step; a line cut short by a kill ends it."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            step = line["step"]
+        except (ValueError, KeyError, TypeError):
+            break
+        if up_to_step is not None and step > up_to_step:
+            break
+        lines.append(line)
+    return lines
+
+
+def truncate_metrics(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drops what was logged after the checkpoint that training goes on from, so that each step stands once."""
+    lines = read_metrics(path, up_to_step=step)
+    if path.exists():
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    return lines

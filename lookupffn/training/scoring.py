@@ -1,0 +1,144 @@
+"""evaluate.py's one function: a model folder, a validation split, a number."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lookupffn.data import prepare_data
+from lookupffn.errors import UserError
+from lookupffn.evaluation import evaluate_mlm
+from lookupffn.report import evaluation_table
+from lookupffn.training.processes import start_accelerator, sum_over
+from lookupffn.training.run_folder import write_atomically
+from lookupffn.training.settings import evaluation_settings
+from lookupffn.training.setup import absolute_paths, build_masker, cache_folder
+from lookupffn.training.source import ModelSource, find_model, load_model, load_tokenizer
+from lookupffn.training.summary import model_figures, surroundings
+
+DEFAULT_OUTPUT = "evaluation.json"
+
+logger = logging.getLogger(__name__)
+
+
+def score(cfg: DictConfig) -> dict[str, Any]:
+    """Scores a model, prints a table and writes JSON.
+
+    Args:
+        cfg: the composed config (configs/evaluate.yaml).
+
+    Returns:
+        What the JSON holds.
+
+    Raises:
+        UserError: no such model, no such text, or they do not fit each other.
+    """
+    if not cfg.checkpoint:
+        raise UserError("say what to score: checkpoint=<run folder or HuggingFace folder>, such as outputs/...")
+    batch_size, max_tokens = evaluation_settings(cfg.evaluation)
+    source = find_model(str(cfg.checkpoint))
+    data_config, own = choose_data(cfg, source)
+    if max_tokens is None and source.run_config is not None:
+        max_tokens = source.run_config["evaluation"]["max_tokens"]
+
+    accelerator = start_accelerator()
+    model = load_model(source.folder)
+    tokenizer = load_tokenizer(source.folder)
+    length, positions = data_config["sequence_length"], model.config.max_position_embeddings
+    if length > positions - model.config.pad_token_id - 1:
+        raise UserError(f"model.sequence_length={length} is longer than the model's positions")
+    data = prepare_data(data_config, tokenizer, cache_folder(cfg.cache_dir), splits=("validation",))
+    recorded = source.record.get("data_fingerprint")
+    # the first half of a fingerprint names the validation tokens
+    same_text = recorded is not None and recorded[:16] == data.data_fingerprint[:16]
+    if own and recorded is not None and not same_text:
+        logger.warning("the validation text is not what the run was scored on: its files or packages have changed")
+
+    model.to(accelerator.device)
+    masker = build_masker(data, data_config["mask_rate"])
+    started = time.perf_counter()
+    result = evaluate_mlm(
+        model, data.validation, masker,
+        data_fingerprint=data.data_fingerprint, batch_size=batch_size, max_tokens=max_tokens,
+        rank=accelerator.process_index, world_size=accelerator.num_processes, reduce=sum_over(accelerator),
+        progress=accelerator.is_main_process,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    same_tokens = same_text and source.run_config is not None and (
+        max_tokens == source.run_config["evaluation"]["max_tokens"]
+        and data_config["mask_rate"] == source.run_config["data"]["mask_rate"]
+    )  # fmt: skip
+    scored = {
+        "checkpoint": str(source.folder),
+        "step": source.record.get("step", source.record.get("steps")),
+        "data": data_config["name"],
+        "validation_loss": result.loss,
+        "validation_perplexity": result.perplexity,
+        # of the training text's frequencies; known only for the tokens that the run itself was scored on
+        "unigram_perplexity": source.record.get("unigram_perplexity") if same_tokens else None,
+        "masked_validation_tokens": result.masked_tokens,
+        "validation_sequences": result.sequences,
+        "sequence_length": length,
+        **model_figures(model, length, masker.masked_per_sequence(length)),
+        "batch_size": batch_size,
+        "processes": accelerator.num_processes,
+        "seconds": seconds,
+        "tokens_per_s": result.sequences * length / seconds,
+        "data_fingerprint": data.data_fingerprint,
+        "tokenizer_fingerprint": data.tokenizer_fingerprint,
+        **surroundings(accelerator.device),
+    }
+    if accelerator.is_main_process:
+        sys.stdout.write(evaluation_table(scored))
+        sys.stdout.flush()
+        write_result(scored, cfg.output, Path(str(cfg.checkpoint)).expanduser())
+    accelerator.wait_for_everyone()
+    return scored
+
+
+def choose_data(cfg: DictConfig, source: ModelSource) -> tuple[dict[str, Any], bool]:
+    """The data section to score on, and whether it is the run's own.
+
+    Raises:
+        UserError: neither the command nor the folder names any text.
+    """
+    run = source.run_config
+    if cfg.get("data") is None and run is None:
+        raise UserError(
+            f"{source.folder} belongs to no run, so say what to score it on: data=docstrings, or "
+            "data=text data.validation_files=..."
+        )
+    length = cfg.model.sequence_length
+    if cfg.get("data") is None:
+        return {**run["data"], **({} if length is None else {"sequence_length": length})}, length is None
+    if length is None:
+        # a folder without a run does not say what lengths it was trained on; BERT's short phase is a safe guess
+        cfg.model.sequence_length = run["data"]["sequence_length"] if run else 128
+    data = OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
+    absolute_paths(data)
+    return data, run is not None and data == run["data"]
+
+
+def write_result(scored: dict[str, Any], output: str | None, checkpoint: Path) -> None:
+    """The JSON, where the user said, else evaluation.json in the folder that was scored.
+
+    Raises:
+        UserError: the place the user said cannot be written.
+    """
+    path = Path(output).expanduser() if output else checkpoint / DEFAULT_OUTPUT
+    try:
+        if output:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(scored, indent=2) + "\n")
+    except OSError as error:
+        if output:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        logger.warning("cannot write %s (%s); give output=<path> to keep the result", path, error.strerror)
+    else:
+        logger.info("written: %s", path)

@@ -1,0 +1,111 @@
+"""summary.json: everything a comparison needs to know about a finished run."""
+
+from __future__ import annotations
+
+import math
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lookupffn.cost import TRAINING_MULTIPLE
+from lookupffn.model import LookupRobertaForMaskedLM
+
+# nats below the unigram loss at which a model has left the plateau that masked language modelling starts on
+PLATEAU_MARGIN = 0.5
+PACKAGES = ("lookupffn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
+
+
+def model_figures(model: LookupRobertaForMaskedLM, sequence_length: int, masked: int) -> dict[str, Any]:
+    """What a model costs: FLOPs a token, parameters, and the same of GEMM feed-forwards in its place.
+
+    Args:
+        model: the model.
+        sequence_length: tokens attention runs over.
+        masked: positions a sequence that the LM head runs on.
+    """
+    ffn, gemm = model.ffn_cost(), model.gemm_ffn_cost()
+    options = dict(model.config.ffn)
+    layers = model.config.num_hidden_layers
+    return {
+        "ffn": options.pop("name"),
+        "ffn_options": options,
+        # of all layers together
+        "ffn_flops_per_token": ffn.flops,
+        "ffn_flops_per_token_per_layer": ffn.flops / layers,
+        "gemm_ffn_flops_per_token": gemm.flops,
+        "model_flops_per_token": model.cost(sequence_length, masked / sequence_length).flops,
+        "ffn_parameters": sum(p.numel() for ffn in model.feed_forwards() for p in ffn.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def training_flops_per_token(figures: dict[str, Any]) -> float:
+    """Forward and backward, as in `lookupffn.cost`."""
+    return TRAINING_MULTIPLE * figures["model_flops_per_token"]
+
+
+def plateau_exit_step(lines: Sequence[dict[str, Any]], unigram_loss: float) -> int | None:
+    """The first validation whose loss is half a nat below the unigram loss; None where there is none.
+
+    Args:
+        lines: metrics.jsonl.
+        unigram_loss: nats, of the same masked tokens.
+    """
+    for line in lines:
+        loss = line.get("validation_loss")
+        if loss is not None and loss <= unigram_loss - PLATEAU_MARGIN:
+            return line["step"]
+    return None
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """Machine and software: device, threads, git_commit, versions."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # lookupffn itself, run from its checkout
+            versions[package] = None
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
+        "versions": versions,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU or CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from; None outside one."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        output = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"],
+            capture_output=True, text=True, timeout=10, check=True, stdin=subprocess.DEVNULL,
+        ).stdout.split("\n")  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    # a package installed inside some other project's checkout is not that project
+    return output[1] if Path(output[0]) == root else None
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where it overflows."""
+    return math.exp(loss) if loss < 700 else math.inf

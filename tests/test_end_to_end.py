@@ -1,0 +1,106 @@
+"""The commands themselves, as a user types them: train, evaluate, sweep, several processes, kill and go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.tiny import ROOT, Workspace, metrics, run, workspace
+
+TRAIN, EVALUATE = str(ROOT / "train.py"), str(ROOT / "evaluate.py")
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return workspace(tmp_path_factory.getbasetemp())
+
+
+def test_train_then_evaluate(tiny: Workspace, tmp_path: Path):
+    """From any folder, tracked offline, into a folder of the default name; scored by one process and by two."""
+    overrides = [o for o in tiny.overrides() if o != "tracker=none"]
+    trained = run(TRAIN, *overrides, cwd=tmp_path, WANDB_MODE="offline")
+    assert "validation perplexity" in trained.stdout and "Traceback" not in trained.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs"]
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert folder.name.startswith("lookup-tiny-text-seed0-")
+    assert {p.name for p in folder.iterdir()} == {
+        "checkpoints", "config.yaml", "metrics.jsonl", "model", "summary.json", "wandb",
+    }  # fmt: skip
+    assert list((folder / "wandb").glob("offline-run-*"))
+    summary = json.loads((folder / "summary.json").read_text())
+
+    common = (f"checkpoint={folder}", f"cache_dir={tiny.root}/cache")
+    scored = run(EVALUATE, *common, "evaluation.batch_size=1", cwd=tmp_path)
+    assert "validation perplexity" in scored.stdout
+    one = json.loads((folder / "evaluation.json").read_text())
+    assert one["validation_loss"] == pytest.approx(summary["validation_loss"], rel=1e-6)
+    run(*TWO_PROCESSES, EVALUATE, *common, "evaluation.batch_size=7", "output=two.json", cwd=tmp_path)
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two["processes"] == 2 and two["masked_validation_tokens"] == one["masked_validation_tokens"]
+    assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-6)
+
+
+def test_two_processes_train_like_one(tiny: Workspace, tmp_path: Path):
+    overrides = tiny.overrides("training.max_steps=10", "training.gradient_accumulation_steps=2")
+    done = run(*TWO_PROCESSES, TRAIN, *overrides, "output_dir=two", cwd=tmp_path)
+    assert done.stdout.count("validation perplexity") == 1
+    tiny.train("training.max_steps=10", f"output_dir={tmp_path}/one")
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for a, b in zip(one, two, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert b.get("validation_loss", 0.0) == pytest.approx(a.get("validation_loss", 0.0), rel=1e-5)
+
+
+def test_multirun_of_four_goes_on_where_it_was(tiny: Workspace, tmp_path: Path):
+    # one command for both FFNs cannot set options of one of them
+    overrides = [o for o in tiny.overrides("ffn=gemm", "training.max_steps=2") if o != "ffn=gemm"]
+    command = (TRAIN, "-m", *overrides, "ffn=gemm,lookup", "seed=0,1", "output_dir=sweep")
+    run(*command, cwd=tmp_path)
+    members = sorted((tmp_path / "sweep").iterdir())
+    assert [p.name.rsplit("-", 1)[0] for p in members] == [
+        f"{ffn}-tiny-text-seed{seed}" for ffn in ("gemm", "lookup") for seed in (0, 1)
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["sweep"]
+    summaries = [json.loads((p / "summary.json").read_text()) for p in members]
+    # the same tokens and masks for all of them
+    assert (
+        len({(s["data_fingerprint"], s["masked_validation_tokens"], s["unigram_perplexity"]) for s in summaries}) == 1
+    )
+    assert len({s["validation_loss"] for s in summaries}) == 4
+    (members[3] / "summary.json").unlink()  # as if the sweep had been killed in its last member
+    again = run(*command, cwd=tmp_path)
+    assert again.stderr.count("is finished: skipped") == 3 and again.stdout.count("validation perplexity") == 1
+    finished = json.loads((members[3] / "summary.json").read_text())
+    assert finished["validation_loss"] == summaries[3]["validation_loss"]
+
+
+def test_killed_run_goes_on_to_the_same_result(tiny: Workspace, tmp_path: Path):
+    overrides = tiny.overrides("training.max_steps=300", "training.log_every=7", "training.checkpoint_every=20")
+    run(TRAIN, *overrides, "output_dir=whole", cwd=tmp_path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *overrides, "output_dir=broken"],
+        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    broken = tmp_path / "broken"
+    deadline = time.monotonic() + 120
+    while not list((broken / "checkpoints").glob("step-*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "summary.json").exists()
+    done = run(TRAIN, *overrides, "output_dir=broken", cwd=tmp_path)
+    assert "going on from step" in done.stderr
+    assert metrics(broken) == metrics(tmp_path / "whole")
+    expected, found = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -1,0 +1,139 @@
+"""What a mistyped command is answered, and how an entry point ends."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lookupffn.errors import UserError
+from lookupffn.launch import check_command_line, run_main, sweep_member
+from tests.training.tiny import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (["ffn=lokup"], ["unknown ffn 'lokup'", "'lookup'"]),
+        (["model=tinny"], ["unknown model 'tinny'", "'tiny'"]),
+        (["data=docstring"], ["unknown data 'docstring'", "'docstrings'"]),
+        (["tokenizer=trainde"], ["'trained'"]),
+        (["experiment=paper_small"], ["unknown experiment", "paper_small_512_bh4"]),
+        (["ffn.num_tabels=3"], ["option of ffn 'lookup'", "'num_tabels'", "'num_tables'"]),
+        (["ffn=gemm", "ffn.num_tables=3"], ["option of ffn 'gemm'", "intermediate_size"]),
+        (["training.maxsteps=3"], ["'maxsteps'", "'max_steps'"]),
+        (["training.max_steps.x=3"], ["training.max_steps has no options"]),
+        (["sead=1"], ["unknown setting 'sead'", "'seed'", "experiment"]),
+        (["nothing.at=all"], ["unknown setting 'nothing'"]),
+        (["tokenizer=null"], ["tokenizer=null chooses nothing"]),
+        (["ffn=3"], ["unknown ffn '3'"]),
+        (["ffn={name:gemm}"], ["unknown ffn"]),
+        (["~training.max_steps=3"], ["max_steps"]),
+        (["ffn"], ["cannot read the override 'ffn'"]),
+        (["ffn=["], ["cannot read the override 'ffn=['"]),
+        (["ffn=gemm,lookup"], ["-m"]),
+        (["-m", "ffn=gemm,lokup"], ["unknown ffn 'lokup'"]),
+        (["-m", "ffn=gemm,lookup", "ffn.num_tables=3"], ["option of ffn 'gemm'"]),
+        (["-m", "ffn=choice(gemm,lokup)"], ["unknown ffn 'lokup'"]),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_nearest(command: list[str], parts: list[str]):
+    with pytest.raises(UserError) as caught:
+        check_command_line("train", command)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("command", "multirun"),
+    [
+        (["ffn=gemm", "seed=3", "training.max_steps=3", "output_dir=x"], False),
+        (["experiment=paper_small_512_dense", "ffn.num_tables=64"], False),
+        (["data=text", "data.train_files='a b/*.jsonl'", "data.validation_files=[x.txt,y.txt]"], False),
+        (["-m", "ffn=gemm,lookup", "seed=range(0,3)"], True),
+        (["-m", "ffn=glob(*)"], True),
+        (["+anything=1", "hydra.verbose=true"], False),
+        (["--cfg", "job"], False),
+        (["--help", "ffn=lokup"], False),
+    ],
+)
+def test_valid_commands_pass(command: list[str], multirun: bool):
+    assert check_command_line("train", command) is multirun
+
+
+def test_evaluate_says_to_choose_data_first():
+    with pytest.raises(UserError, match="data has no options yet: choose one first, as in data=<name>"):
+        check_command_line("evaluate", ["data.validation_files=x"])
+
+
+def test_run_main_runs_and_leaves_nothing_behind(tmp_path: Path):
+    seen = []
+    run_main("train", lambda cfg: seen.append((cfg.ffn.name, sweep_member())), ["ffn=gemm"])
+    assert seen == [("gemm", False)]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("too\nbad"), 2, "error: too bad"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (OSError(28, "No space left on device", "x"), 2, "No space left on device: x"),
+    ],
+)
+def test_run_main_ends_with_one_line(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture, tmp_path: Path
+):
+    def fail(cfg: object) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_main("train", fail, [])
+    assert caught.value.code == status
+    output = capsys.readouterr()
+    assert output.out == "" and line in output.err and output.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sweep_goes_on_after_a_failed_member(capsys: pytest.CaptureFixture, tmp_path: Path):
+    seen = []
+
+    def work(cfg: object) -> None:
+        seen.append((cfg.ffn.name, cfg.seed, sweep_member()))
+        if cfg.seed == 0:
+            raise UserError(f"bad seed of {cfg.ffn.name}")
+
+    with pytest.raises(SystemExit) as caught:
+        run_main("train", work, ["-m", "ffn=gemm,lookup", "seed=0,1"])
+    assert caught.value.code == 2
+    assert seen == [(name, seed, True) for name in ("gemm", "lookup") for seed in (0, 1)]
+    assert "2 of the sweep's members failed, the first with: bad seed of gemm" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line_of_the_scripts(tmp_path: Path):
+    def call(*command: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONPATH": ""}
+        return subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment
+        )
+
+    shown = call(str(ROOT / "train.py"), "--cfg", "job", "ffn=gemm")
+    assert shown.returncode == 0 and "name: gemm" in shown.stdout
+    wrong = call(str(ROOT / "evaluate.py"), "checkpont=x")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "'checkpoint'" in wrong.stderr
+    assert list(tmp_path.iterdir()) == []

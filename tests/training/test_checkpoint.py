@@ -1,0 +1,107 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from lookupffn.errors import UserError
+from lookupffn.training.checkpoint import (
+    METADATA_FILE,
+    STATE_FILE,
+    list_checkpoints,
+    load_state,
+    newest_checkpoint,
+    remove_partial,
+    save_checkpoint,
+    verify_checkpoint,
+)
+
+
+class Writes:
+    """Stands for a model or a tokenizer."""
+
+    def __init__(self, name: str, fail: bool = False) -> None:
+        self.name, self.fail = name, fail
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / self.name).write_text(self.name)
+        if self.fail:
+            raise OSError(28, "No space left on device")
+
+
+def save(folder: Path, step: int, keep: int = 2, fail: bool = False) -> Path:
+    state = {"optimizer": {"state": {0: torch.ones(3)}}, "scaler": None}
+    return save_checkpoint(
+        folder, step, model=Writes("model.safetensors", fail), tokenizer=Writes("tokenizer.json"),
+        state=state, metadata={"tokens": 7}, keep=keep,
+    )  # fmt: skip
+
+
+def test_round_trip_and_keeping_the_last(tmp_path: Path):
+    for step in (5, 10, 100, 123456789):
+        path = save(tmp_path, step)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000100", "step-123456789"]
+    found, metadata = newest_checkpoint(tmp_path)
+    assert found == path and metadata["step"] == 123456789 and metadata["tokens"] == 7
+    assert torch.equal(load_state(path)["optimizer"]["state"][0], torch.ones(3))
+
+
+def test_no_checkpoints(tmp_path: Path):
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_failed_write_leaves_the_last_good_one(tmp_path: Path):
+    save(tmp_path, 1, keep=1)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 2, keep=1, fail=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    verify_checkpoint(tmp_path / "step-00000001")
+
+
+def test_leftovers_of_a_kill_are_cleared(tmp_path: Path):
+    (tmp_path / ".step-00000007.partial").mkdir()
+    save(tmp_path, 1)
+    remove_partial(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "no metadata", "odd metadata", "escape"])
+def test_damage_is_noticed(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    state, metadata = path / STATE_FILE, path / METADATA_FILE
+    if damage == "flip":
+        content = bytearray(state.read_bytes())
+        content[len(content) // 2] ^= 1
+        state.write_bytes(content)
+    elif damage == "truncate":
+        state.write_bytes(state.read_bytes()[:-1])
+    elif damage == "delete":
+        state.unlink()
+    elif damage == "no metadata":
+        metadata.unlink()
+    elif damage == "odd metadata":
+        metadata.write_text(json.dumps({"step": "2", "sha256": []}))
+    else:
+        document = json.loads(metadata.read_text())
+        document["sha256"] |= {"../step-00000001/model.safetensors": "0"}
+        metadata.write_text(json.dumps(document))
+    with pytest.raises(UserError, match="damaged checkpoint"):
+        verify_checkpoint(path)
+    assert newest_checkpoint(tmp_path)[0].name == "step-00000001"
+    assert "trying the one before it" in caplog.text
+
+
+def test_state_that_runs_code_is_refused(tmp_path: Path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    (tmp_path / STATE_FILE).write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(UserError, match="cannot be read"):
+        load_state(tmp_path)
+    torch.save({"optimizer": Evil()}, tmp_path / STATE_FILE)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_state(tmp_path)
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,277 @@
+"""The loop, in this process: budgets, exact resume, what a run leaves, and how it stops."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import lookupffn.training.loop as loop
+import lookupffn.training.step as step_module
+from lookupffn.errors import UserError
+from lookupffn.model import LookupRobertaForMaskedLM
+from lookupffn.training import train
+from lookupffn.training.checkpoint import list_checkpoints
+from tests.training.tiny import Workspace, compose, metrics
+
+# random numbers in the model, and gradients in several parts: what an inexact resume would get wrong
+HARD = ("model.hidden_dropout_prob=0.1", "model.attention_probs_dropout_prob=0.1", "training.max_steps=10",
+        "training.log_every=4", "training.validate_every=5", "training.gradient_accumulation_steps=2")  # fmt: skip
+
+
+KEYS = """ffn ffn_options seed steps tokens validation_loss validation_perplexity unigram_perplexity ffn_flops_per_token
+    model_flops_per_token training_flops plateau_exit_step ffn_parameters parameters wall_clock_s tokens_per_s device
+    data_fingerprint tokenizer_fingerprint git_commit versions ffn_flops_per_token_per_layer gemm_ffn_flops_per_token
+    masked_validation_tokens budget device_name threads"""
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the loop may catch it."""
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    original = loop.update
+
+    def update(*args, **kwargs):
+        if kwargs["step"] == step:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "update", update)
+
+
+def test_what_a_run_leaves(tiny: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder = tmp_path / "run"
+    summary = tiny.train(f"output_dir={folder}")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "checkpoints", "config.yaml", "metrics.jsonl", "model", "summary.json",
+    ]  # fmt: skip
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    for key in KEYS.split():
+        assert key in summary, key
+    assert (summary["steps"], summary["tokens"]) == (6, 6 * 8 * 32)
+    assert summary["training_flops"] == 3 * summary["model_flops_per_token"] * summary["tokens"]
+    assert summary["masked_validation_tokens"] == 1024 // 32 * 5
+    assert summary["validation_perplexity"] == pytest.approx(math.exp(summary["validation_loss"]))
+    assert 1 < summary["unigram_perplexity"] < 300
+
+    lines = metrics(folder, timeless=False)
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]
+    assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6]
+    for line in lines:
+        assert {"tokens", "training_flops", "loss", "learning_rate", "grad_norm", "tokens_per_s"} <= set(line)
+    assert [p.name for p in list_checkpoints(folder / "checkpoints")] == ["step-00000003", "step-00000006"]
+    model = AutoModelForMaskedLM.from_pretrained(folder / "model")
+    assert isinstance(model, LookupRobertaForMaskedLM)
+    assert len(AutoTokenizer.from_pretrained(folder / "model")) == model.config.vocab_size
+    output = capsys.readouterr().out
+    assert "validation perplexity" in output and "times fewer than GEMM" in output and str(folder) in output
+
+    with pytest.raises(UserError, match="finished run"):
+        tiny.train(f"output_dir={folder}")
+
+
+def test_resumed_run_equals_the_uninterrupted_one(
+    tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = tiny.train(*HARD, f"output_dir={whole}")
+    # between checkpoints; right after one that falls between two logged steps; before the first
+    for step in (2, 7, 8):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_at(patch, step)
+            tiny.train(*HARD, f"output_dir={broken}")
+    with caplog.at_level(logging.INFO):
+        summary = tiny.train(*HARD, f"output_dir={broken}")
+    assert "going on from step 6" in caplog.text
+    assert metrics(broken) == metrics(whole)
+    assert summary["validation_loss"] == expected["validation_loss"]
+    for name, weight in weights(whole).items():
+        assert torch.equal(weight, weights(broken)[name]), name
+
+
+def test_damaged_newest_checkpoint_is_passed_over(
+    tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    tiny.train(*HARD, f"output_dir={whole}")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 8)
+        tiny.train(*HARD, f"output_dir={broken}")
+    checkpoints = list_checkpoints(broken / "checkpoints")
+    weights_file = checkpoints[-1] / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:-1] + b"\x00")
+    with caplog.at_level(logging.INFO):
+        tiny.train(*HARD, f"output_dir={broken}")
+    assert "step-00000006: model.safetensors is not what was written" in caplog.text
+    assert "going on from step 3" in caplog.text
+    assert metrics(broken) == metrics(whole)
+
+
+def test_no_whole_checkpoint_is_an_error(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 4)
+        tiny.train(f"output_dir={folder}")
+    (list_checkpoints(folder / "checkpoints")[0] / "checkpoint.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="no checkpoint is whole"):
+        tiny.train(f"output_dir={folder}")
+
+
+def test_longer_budget_goes_on_and_other_settings_are_refused(
+    tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 4)
+        tiny.train(f"output_dir={folder}")
+    with pytest.raises(UserError, match=r"optimizer\.lr"):
+        tiny.train(f"output_dir={folder}", "optimizer.lr=1")
+    assert tiny.train(f"output_dir={folder}", "training.max_steps=8")["steps"] == 8
+
+
+def test_changed_corpus_is_not_mixed_into_a_run(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    validation = tmp_path / "validation.txt"
+    validation.write_text((tiny.root / "validation.txt").read_text())
+    more = (f"output_dir={tmp_path}/run", f"data.validation_files={validation}")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 4)
+        tiny.train(*more)
+    validation.write_text(validation.read_text() + "\n\nand this")
+    with pytest.raises(UserError, match="the data is not what this run started with"):
+        tiny.train(*more)
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps", "unit"),
+    [
+        ("training.max_tokens=1000", 4, "tokens"),
+        ("training.max_flops=1e8", None, "flops"),
+        ("training.max_minutes=0.002", None, "minutes"),
+    ],
+)
+def test_budgets(budget: str, steps: int | None, unit: str, tiny: Workspace, tmp_path: Path):
+    summary = tiny.train(budget, f"output_dir={tmp_path}/run", "training.validate_every=1000")
+    assert summary["budget"]["unit"] == unit
+    if unit == "flops":
+        per_step = summary["training_flops"] / summary["steps"]
+        steps = math.ceil(1e8 / per_step)
+    if unit == "minutes":
+        assert summary["training_s"] >= 0.12
+        rates = [line["learning_rate"] for line in metrics(tmp_path / "run")]
+        assert rates == sorted(rates) or max(rates) > rates[-1]
+    else:
+        assert summary["steps"] == steps
+    assert metrics(tmp_path / "run")[-1]["step"] == summary["steps"]
+
+
+def test_non_finite_loss_stops_the_run(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = loop.update
+
+    def poisoned(step_model, model, *args, **kwargs):
+        if kwargs["step"] == 4:
+            with torch.no_grad():
+                model.lm_head.dense.weight[0, 0] = math.nan
+        return original(step_model, model, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "update", poisoned)
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=r"step 5: loss nan.*non-finite weights in 1 parameters: lm_head.dense.weight"):
+        tiny.train(f"output_dir={folder}")
+    assert [p.name for p in list_checkpoints(folder / "checkpoints")] == ["step-00000003"]
+    assert not (folder / "summary.json").exists() and not (folder / ".lock").exists()
+    assert [line["step"] for line in metrics(folder)] == [2, 3, 4]
+
+
+def test_non_finite_gradient_never_reaches_the_weights(
+    tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen = []
+
+    def keep(model, *args):
+        seen.extend(bool(torch.isfinite(p).all()) for p in model.parameters())
+        return "stopped"
+
+    monkeypatch.setattr(step_module, "describe_non_finite", keep)
+    monkeypatch.setattr(
+        LookupRobertaForMaskedLM, "auxiliary_losses", lambda self: {"bad": math.inf * self.lm_head.bias.sum()}
+    )
+    with pytest.raises(step_module.NonFiniteError, match="stopped"):
+        tiny.train(f"output_dir={tmp_path}/run")
+    assert seen and all(seen)
+
+
+def test_auxiliary_losses_are_trained_and_logged(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        LookupRobertaForMaskedLM, "auxiliary_losses", lambda self: {"norm": (self.lm_head.bias - 1).square().sum()}
+    )
+    tiny.train(f"output_dir={tmp_path}/run", "optimizer.lr=0.1")
+    values = [line["auxiliary_norm"] for line in metrics(tmp_path / "run")]
+    assert values[-1] < values[0]
+
+
+def test_plain_options(tiny: Workspace, tmp_path: Path):
+    """bf16, GEMM, a worker process, cosine, no clipping."""
+    more = ("ffn=gemm", "training.precision=bf16", "training.num_workers=1", "optimizer.schedule=cosine")
+    summary = tiny.train(*more, "optimizer.max_grad_norm=null", f"output_dir={tmp_path}/run")
+    assert summary["precision"] == "bf16" and summary["ffn_flops_per_token"] == summary["gemm_ffn_flops_per_token"]
+    assert all(weight.dtype == torch.float32 for weight in weights(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ffn.table_size=100", "power of two"),
+        ("ffn.block_size=64", "block_size"),
+        ("ffn.num_probes=9", "num_probes"),
+        ("ffn.projection=sparse", "projection"),
+        ("seed=-1", "seed must be"),
+        ("training.precision=fp16", "needs a GPU"),
+        ("model.sequence_length=1024", "max_positions=512"),
+        ("model.num_attention_heads=3", "num_attention_heads"),
+        ("data.train_files=nowhere/*.txt", "nowhere"),
+        ("init_from=nowhere", "no folder nowhere"),
+        ("~tracker", "no tracker"),
+    ],
+)
+def test_bad_input_leaves_nothing(
+    override: str, message: str, tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if "fp16" in override and torch.cuda.is_available():
+        pytest.skip("fp16 works here")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        tiny.train(override)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_init_from(tiny: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    first = tmp_path / "first"
+    tiny.train(f"output_dir={first}", "training.max_steps=3")
+    with caplog.at_level(logging.WARNING):
+        summary = tiny.train(
+            "ffn=gemm", "model.hidden_size=64", f"init_from={first}", f"output_dir={tmp_path}/second",
+            "training.max_steps=1", "optimizer.lr=1e-30", "optimizer.weight_decay=0",
+        )  # fmt: skip
+    assert "decides over ffn= and model= (ffn lookup, not gemm; hidden_size 32, not 64)" in caplog.text
+    assert summary["ffn"] == "lookup"
+    assert summary["tokenizer_fingerprint"] == json.loads((first / "summary.json").read_text())["tokenizer_fingerprint"]
+    for name, weight in weights(first).items():
+        assert torch.equal(weight, weights(tmp_path / "second")[name]), name
+    with pytest.raises(UserError, match="do not belong together"):
+        other = tmp_path / "tokenizer"
+        tokenizer = AutoTokenizer.from_pretrained(first / "model")
+        tokenizer.add_tokens(["extra"])
+        tokenizer.save_pretrained(other)
+        overrides = [o for o in tiny.overrides() if not o.startswith("tokenizer.")]
+        more = ("tokenizer=pretrained", f"tokenizer.path={other}", f"init_from={first}", f"output_dir={tmp_path}/third")
+        train(compose("train", *overrides, *more))

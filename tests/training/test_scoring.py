@@ -1,0 +1,146 @@
+"""Finding, loading and scoring a model that exists."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+import lookupffn.training.loop as loop
+from lookupffn.errors import UserError
+from lookupffn.training import score
+from lookupffn.training.source import find_model, load_model
+from tests.training.tiny import Workspace, compose
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.training.tiny import workspace
+
+    folder = tmp_path_factory.mktemp("scored") / "run"
+    workspace(tmp_path_factory.getbasetemp()).train(f"output_dir={folder}")
+    return folder
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def evaluate(tiny: Workspace, *overrides: str) -> dict:
+    return score(compose("evaluate", f"cache_dir={tiny.root}/cache", *overrides))
+
+
+def test_finished_run_scores_as_its_summary_says(tiny: Workspace, copy: Path, capsys: pytest.CaptureFixture):
+    summary = json.loads((copy / "summary.json").read_text())
+    for batch_size in (1, 7, 64):
+        result = evaluate(tiny, f"checkpoint={copy}", f"evaluation.batch_size={batch_size}")
+        assert result["validation_loss"] == pytest.approx(summary["validation_loss"], rel=1e-6)
+    same = (
+        "unigram_perplexity masked_validation_tokens ffn ffn_options parameters model_flops_per_token data_fingerprint"
+    )
+    assert all(result[key] == summary[key] for key in same.split())
+    assert json.loads((copy / "evaluation.json").read_text()) == result
+    assert "validation perplexity" in capsys.readouterr().out
+
+
+def test_running_run_and_its_parts(tiny: Workspace, copy: Path, tmp_path: Path):
+    checkpoints = sorted((copy / "checkpoints").iterdir())
+    final = evaluate(tiny, f"checkpoint={copy}/model", f"output={tmp_path}/new/result.json")
+    assert json.loads((tmp_path / "new" / "result.json").read_text()) == final
+    (copy / "summary.json").unlink()
+    newest = evaluate(tiny, f"checkpoint={copy}")
+    assert newest["checkpoint"] == str(checkpoints[-1]) and newest["step"] == 6
+    assert newest["validation_loss"] == final["validation_loss"]
+    earlier = evaluate(tiny, f"checkpoint={checkpoints[0]}")
+    assert earlier["step"] == 3 and earlier["validation_loss"] != final["validation_loss"]
+
+
+def test_other_files_and_other_lengths(tiny: Workspace, run: Path, copy: Path, tmp_path: Path):
+    text = tmp_path / "other.txt"
+    text.write_text("abc dea bcd " * 400)
+    model = shutil.copytree(run / "model", tmp_path / "model")  # belongs to no run
+    with pytest.raises(UserError, match="belongs to no run, so say what to score it on: data="):
+        evaluate(tiny, f"checkpoint={model}")
+    result = evaluate(
+        tiny, f"checkpoint={model}", "data=text", f"data.validation_files={text}", "model.sequence_length=16"
+    )
+    assert (result["sequence_length"], result["unigram_perplexity"]) == (16, None)
+    result = evaluate(tiny, f"checkpoint={copy}", "data=text", f"data.validation_files={text}")
+    assert (result["sequence_length"], result["unigram_perplexity"]) == (32, None)
+    with pytest.raises(UserError, match="longer than the model's positions"):
+        evaluate(tiny, f"checkpoint={copy}", "model.sequence_length=1024")
+
+
+def test_changed_text_is_noted(tiny: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    text = tmp_path / "validation.txt"
+    text.write_text((tiny.root / "validation.txt").read_text())
+    tiny.train(f"data.validation_files={text}", f"output_dir={tmp_path}/run", "training.max_steps=1")
+    text.write_text(text.read_text()[: len(text.read_text()) // 2])
+    with caplog.at_level(logging.WARNING):
+        result = evaluate(tiny, f"checkpoint={tmp_path}/run")
+    assert "not what the run was scored on" in caplog.text and result["unigram_perplexity"] is None
+
+
+def test_nothing_to_score(tiny: Workspace, tmp_path: Path):
+    with pytest.raises(UserError, match="checkpoint=<run folder"):
+        evaluate(tiny)
+    with pytest.raises(UserError, match=r"no folder .*nowhere"):
+        evaluate(tiny, f"checkpoint={tmp_path}/nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="neither a run folder"):
+        evaluate(tiny, f"checkpoint={tmp_path}/empty")
+
+
+def test_run_without_a_checkpoint_yet(copy: Path):
+    (copy / "summary.json").unlink()
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        find_model(copy)
+
+
+def test_tokenizer_of_another_model(tiny: Workspace, copy: Path):
+    tokenizer = AutoTokenizer.from_pretrained(copy / "model")
+    tokenizer.add_tokens(["more"])
+    tokenizer.save_pretrained(copy / "model")
+    with pytest.raises(UserError, match=r"the tokenizer has 301 entries and the model in .* 300"):
+        evaluate(tiny, f"checkpoint={copy}")
+
+
+def test_damaged_and_strange_models(copy: Path, tmp_path: Path):
+    model = copy / "model"
+    config, weights = json.loads((model / "config.json").read_text()), load_file(model / "model.safetensors")
+
+    def refused(message: str) -> None:
+        with pytest.raises(UserError, match=message) as caught:
+            load_model(model)
+        assert "\n" not in str(caught.value)
+
+    name = next(name for name, weight in weights.items() if ".ffn." in name and weight.ndim == 3)
+    save_file({k: v for k, v in weights.items() if k != name}, model / "model.safetensors", {"format": "pt"})
+    refused(f"1 weights are missing or of another shape, the first {name}")
+    save_file(weights | {name: weights[name][:, :1].clone()}, model / "model.safetensors", {"format": "pt"})
+    refused("another shape|cannot load the weights")
+    (model / "model.safetensors").write_bytes(b"nothing")
+    refused("cannot load the weights")
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(b"pickle")
+    refused("cannot load the weights")
+    for changes, message in (
+        ({"model_type": "bert"}, "model_type is 'bert'"),
+        ({"ffn": {"name": "lokup"}}, "unknown ffn 'lokup'"),
+        ({"hidden_size": "big"}, "describes no model"),
+        ({"ffn": [1]}, "describes no model"),
+    ):
+        (model / "config.json").write_text(json.dumps(config | changes))
+        refused(message)
+    (model / "config.json").write_text("[" * 100_000)
+    refused("cannot read")
+
+
+def test_loop_and_scoring_share_the_masks(tiny: Workspace, run: Path):
+    # whoever builds a masker anew must get the run's masks, or scores could not be compared
+    assert loop.build_masker is score.__globals__["build_masker"]

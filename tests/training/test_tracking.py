@@ -1,0 +1,153 @@
+import logging
+import socket
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from lookupffn.errors import UserError
+from lookupffn.training import tracking
+from lookupffn.training.tracking import start_tracker, wandb_mode
+
+CONFIG = {
+    "seed": 3,
+    "ffn": {"name": "lookup"},
+    "model": {"name": "tiny"},
+    "data": {"name": "text"},
+    "tracker": {"name": "wandb", "project": "lookupffn", "entity": None},
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+def test_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert wandb_mode() == "offline"
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key\n")
+    assert wandb_mode() == "online"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://own.example")
+    assert wandb_mode() == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert wandb_mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode() == "disabled"
+    (tmp_path / "netrc").write_text("nonsense")
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert wandb_mode() == "offline"
+
+
+def test_unknown_tracker(tmp_path: Path):
+    with pytest.raises(UserError, match="did you mean 'wandb'"):
+        start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "wandbb"}})
+
+
+def test_wandb_without_credentials_writes_into_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    reached = []
+    original = socket.socket.connect
+
+    def connect(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            reached.append(address)
+        return original(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    started = time.perf_counter()
+    with caplog.at_level(logging.WARNING):
+        tracker = start_tracker(folder, CONFIG)
+        assert time.perf_counter() - started < 0.5  # nothing is waited for
+        tracker.log({"step": 1, "tokens": 64, "training_flops": 1e6, "loss": 2.0})
+        tracker.finish({"validation_loss": 1.0})
+    assert time.perf_counter() - started < 25 and not reached and not caplog.records
+    offline = list((folder / "wandb").glob("offline-run-*"))
+    assert len(offline) == 1
+    assert offline[0].name.endswith((folder / "wandb" / "run_id").read_text().strip())
+    assert next(iter(offline[0].glob("run-*.wandb"))).stat().st_size > 100
+
+
+class FakeRun:
+    def __init__(self, fail_at: str | None) -> None:
+        self.fail_at, self.calls, self.summary = fail_at, [], {}
+
+    def __getattr__(self, name: str):
+        def call(*args, **kwargs):
+            self.calls.append((name, args, kwargs))
+            if name == self.fail_at:
+                raise RuntimeError(f"{name} broke")
+
+        return call
+
+
+def fake_wandb(monkeypatch: pytest.MonkeyPatch, fail_at: str | None = None, slow: float = 0.0) -> tuple[dict, FakeRun]:
+    run, arguments = FakeRun(fail_at), {}
+
+    def init(**kwargs):
+        arguments.update(kwargs)
+        time.sleep(slow)
+        if fail_at == "init":
+            raise RuntimeError("init broke")
+        if fail_at == "online" and kwargs["mode"] == "online":
+            raise TimeoutError("no route")
+        return run
+
+    module = types.SimpleNamespace(init=init, Settings=lambda **kwargs: kwargs)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return arguments, run
+
+
+def test_what_wandb_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    arguments, run = fake_wandb(monkeypatch)
+    for sweep_member in (False, True):
+        tracker = start_tracker(tmp_path, CONFIG, sweep_member=sweep_member)
+        tracker.log({"tokens": 1, "loss": 2.0})
+        tracker.finish({"steps": 4})
+        assert arguments["group"] == "text-seed3" and arguments["config"] == CONFIG
+        assert arguments["job_type"] == ("sweep" if sweep_member else "train")
+        assert arguments["mode"] == "offline" and arguments["dir"] == str(tmp_path)
+        identifier = arguments["id"]  # the same when the run goes on
+        assert identifier == (tmp_path / "wandb" / "run_id").read_text().strip()
+    assert ("define_metric", ("*",), {"step_metric": "tokens"}) in run.calls
+    assert ("log", ({"tokens": 1, "loss": 2.0},), {}) in run.calls
+    assert run.summary == {"steps": 4}
+
+
+@pytest.mark.parametrize("fail_at", ["init", "log", "finish"])
+def test_a_failing_tracker_is_one_warning(fail_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    fake_wandb(monkeypatch, fail_at)
+    with caplog.at_level(logging.WARNING):
+        tracker = start_tracker(tmp_path, CONFIG)
+        for _ in range(3):
+            tracker.log({"loss": 1.0})
+        tracker.finish({})
+    assert [record.getMessage() for record in caplog.records] == [
+        f"tracking with wandb stopped ({fail_at} broke); the run goes on"
+    ]
+
+
+def test_credentials_without_network_go_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    arguments, run = fake_wandb(monkeypatch, "online")
+    tracker = start_tracker(tmp_path, CONFIG)
+    tracker.log({"loss": 1.0})
+    tracker.finish({})
+    assert arguments["mode"] == "offline" and any(call[0] == "log" for call in run.calls)
+    assert "cannot be reached" in caplog.text
+
+
+def test_a_hanging_tracker_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    fake_wandb(monkeypatch, slow=3.0)
+    monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 0.1)
+    started = time.perf_counter()
+    tracker = start_tracker(tmp_path, CONFIG)
+    tracker.log({"loss": 1.0})
+    tracker.finish({})
+    assert time.perf_counter() - started < 2
+    assert "not waiting for it" in caplog.text
