@@ -169,7 +169,9 @@ def _pretrained(options: Mapping) -> PreTrainedTokenizerBase:
     try:
         if not local.exists():
             _cached_or_reachable(str(path))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(local) if local.exists() else str(path))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(local) if local.exists() else str(path), trust_remote_code=False
+        )
     except Exception as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"cannot load the tokenizer {path} ({reason}): {advice}") from error

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    RobertaPreLayerNormConfig,
+    RobertaPreLayerNormForMaskedLM,
+)
 
 from lookupffn.errors import UserError
-from lookupffn.model import LookupRobertaConfig, LookupRobertaForMaskedLM
+from lookupffn.model import LookupRobertaConfig, LookupRobertaForMaskedLM, load_stock_weights
 from lookupffn.training.checkpoint import METADATA_FILE, newest_checkpoint, verify_checkpoint
 from lookupffn.training.run_folder import CHECKPOINTS, CONFIG, MODEL, SUMMARY, read_config
 
+_STOCK = RobertaPreLayerNormConfig.model_type
 # fields of configs/model that a model's own config.json answers
 _ARCHITECTURE = (
     "num_hidden_layers",
@@ -89,17 +95,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_model_config(folder: Path) -> LookupRobertaConfig:
-    """config.json of a model folder.
+    """config.json of a model folder; transformers' own pre-norm RoBERTa is one with GEMM feed-forwards.
 
     Raises:
         UserError: unreadable, or of another kind of model.
     """
     values = read_json(folder / "config.json")
-    if values.get("model_type") != LookupRobertaConfig.model_type:
+    if values.get("model_type") not in (LookupRobertaConfig.model_type, _STOCK):
         raise UserError(
-            f"{folder}: model_type is {values.get('model_type')!r}, only {LookupRobertaConfig.model_type!r} "
-            "can be loaded"
+            f"{folder}: model_type is {values.get('model_type')!r}; {LookupRobertaConfig.model_type!r} and "
+            f"transformers' {_STOCK!r} can be loaded"
         )
+    values["model_type"] = LookupRobertaConfig.model_type
     try:
         return LookupRobertaConfig.from_dict(values)
     except UserError:
@@ -115,15 +122,24 @@ def load_model(folder: Path) -> LookupRobertaForMaskedLM:
         UserError: weights are missing, of other shapes, damaged, or not safetensors.
     """
     config = load_model_config(folder)
+    stock = read_json(folder / "config.json")["model_type"] == _STOCK
+    cls = RobertaPreLayerNormForMaskedLM if stock else LookupRobertaForMaskedLM
     try:
-        model, info = LookupRobertaForMaskedLM.from_pretrained(
-            folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True
+        model, info = cls.from_pretrained(
+            folder,
+            config=None if stock else config,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot load the weights in {folder} ({_first_line(error)})") from None
     absent = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
     if absent:
         raise UserError(f"{folder}: {len(absent)} weights are missing or of another shape, the first {absent[0]}")
+    if stock:
+        loaded, model = model, LookupRobertaForMaskedLM(config)
+        load_stock_weights(model, loaded)
     return model
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    RobertaPreLayerNormConfig,
+    RobertaPreLayerNormForMaskedLM,
+)
 
 import lookupffn.training.loop as loop
 import lookupffn.training.step as step_module
@@ -16,6 +21,7 @@ from lookupffn.errors import UserError
 from lookupffn.model import LookupRobertaForMaskedLM
 from lookupffn.training import train
 from lookupffn.training.checkpoint import list_checkpoints
+from lookupffn.training.source import load_model
 from tests.training.tiny import Workspace, compose, metrics
 
 # random numbers in the model, and gradients in several parts: what an inexact resume would get wrong
@@ -275,3 +281,24 @@ def test_init_from(tiny: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFix
         overrides = [o for o in tiny.overrides() if not o.startswith("tokenizer.")]
         more = ("tokenizer=pretrained", f"tokenizer.path={other}", f"init_from={first}", f"output_dir={tmp_path}/third")
         train(compose("train", *overrides, *more))
+
+
+def test_init_from_a_stock_model(tiny: Workspace, tmp_path: Path):
+    tiny.train(f"output_dir={tmp_path}/first", "training.max_steps=1")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "first" / "model")
+    stock = RobertaPreLayerNormForMaskedLM(
+        RobertaPreLayerNormConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=24,
+            max_position_embeddings=40,
+        )
+    ).eval()
+    stock.save_pretrained(tmp_path / "stock")
+    tokenizer.save_pretrained(tmp_path / "stock")
+    tokens = torch.randint(5, 300, (2, 32))
+    assert torch.equal(load_model(tmp_path / "stock").eval()(tokens).logits, stock(tokens).logits)
+    summary = tiny.train(f"init_from={tmp_path}/stock", f"output_dir={tmp_path}/second", "training.max_steps=1")
+    assert summary["ffn"] == "gemm" and summary["ffn_options"]["intermediate_size"] == 24
