@@ -15,7 +15,8 @@ from lookupffn.ffn import ffn_class, resolve_options
 # Options a feed-forward may share with the model it stands in; taken from the model where the user left them open.
 _SHARED_OPTIONS = ("intermediate_size", "hidden_act")
 # What configs/model holds beside fields of the configuration itself.
-_RECIPE_ONLY = ("name", "sequence_length", "max_positions")
+_RECIPE_ONLY = ("name", "sequence_length", "max_positions", "output_bias_init")
+POSITION_INITS = ("normal", "sinusoidal")
 
 
 @strict
@@ -25,6 +26,8 @@ class LookupRobertaConfig(RobertaPreLayerNormConfig):
     Args:
         ffn: ``{"name": "lookup", "num_tables": 8, ...}``: a registered feed-forward's name and options. After
             construction it holds every option, defaults resolved, and so does config.json. GEMM if None.
+        position_init: how the learned position embeddings start: "normal", as BERT's, or "sinusoidal" (Vaswani et al.,
+            arXiv 1706.03762, section 3.5, scaled to initializer_range), from which attention finds neighbours sooner.
 
     Raises:
         UserError: an unknown feed-forward or option, or a value it cannot have.
@@ -33,6 +36,7 @@ class LookupRobertaConfig(RobertaPreLayerNormConfig):
     model_type = "lookup-roberta"
 
     ffn: dict | None = None
+    position_init: str = "normal"
     use_cache: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -42,6 +46,8 @@ class LookupRobertaConfig(RobertaPreLayerNormConfig):
                 f"model: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}"
             )
+        if self.position_init not in POSITION_INITS:
+            raise unknown_name("position_init of the model", self.position_init, POSITION_INITS)
         options = dict(self.ffn or {"name": "gemm"})
         if "name" not in options:
             raise UserError('ffn has no name; give a dictionary such as {"name": "lookup", "num_tables": 8}')

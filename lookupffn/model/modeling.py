@@ -17,9 +17,13 @@ from transformers import (
     RobertaPreLayerNormForTokenClassification,
     RobertaPreLayerNormModel,
     RobertaPreLayerNormPreTrainedModel,
+    initialization,
 )
 from transformers.modeling_outputs import MaskedLMOutput
-from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import RobertaPreLayerNormLayer
+from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
+    RobertaPreLayerNormEmbeddings,
+    RobertaPreLayerNormLayer,
+)
 
 from lookupffn import cost
 from lookupffn.ffn import FeedForward, build_ffn
@@ -42,6 +46,22 @@ class LookupRobertaLayer(RobertaPreLayerNormLayer):
         return attention_output + self.ffn_dropout(self.ffn(self.ffn_layer_norm(attention_output)))
 
 
+def sinusoids(positions: int, size: int, std: float) -> Tensor:
+    """Sines and cosines of the position, wavelengths from 2 pi to 2 pi times the number of positions.
+
+    Args:
+        positions: rows.
+        size: columns.
+        std: standard deviation of the entries.
+
+    Returns:
+        [positions, size] float32.
+    """
+    frequency_F = positions ** -torch.linspace(0, 1, (size + 1) // 2)
+    angle_PF = torch.arange(positions).unsqueeze(1) * frequency_F
+    return std * 2**0.5 * torch.stack([angle_PF.sin(), angle_PF.cos()], -1).flatten(1)[:, :size]
+
+
 class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
     """What all LookupRoberta models share."""
 
@@ -54,10 +74,20 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
         # After its children: a feed-forward knows its own initialisation, also of Linear layers inside it.
         if isinstance(module, FeedForward):
             module.reset_parameters(self.config.initializer_range)
+        elif isinstance(module, RobertaPreLayerNormEmbeddings) and self.config.position_init == "sinusoidal":
+            weight = module.position_embeddings.weight
+            initialization.copy_(weight, sinusoids(*weight.shape, std=self.config.initializer_range).to(weight))
 
     def feed_forwards(self) -> list[FeedForward]:
         """The feed-forward of each layer, from the first to the last."""
         return [layer.ffn for layer in self.base_model.encoder.layer]
+
+    def quantize_tables(self) -> None:
+        """Round the tables of every lookup feed-forward to int8; ``save_pretrained`` then saves them so."""
+        for ffn in self.feed_forwards():
+            if hasattr(ffn, "quantize_tables"):
+                ffn.quantize_tables()
+                self.config.ffn["table_type"] = ffn.options.table_type
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Auxiliary losses of the last forward by name, each the mean over layers; empty for most feed-forwards."""

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lookupffn.data import Masker, PreparedData
-from lookupffn.errors import UserError
+from lookupffn.errors import UserError, unknown_name
 from lookupffn.ffn import resolve_options
 from lookupffn.model import LookupRobertaForMaskedLM, build_model_config
 from lookupffn.training.checkpoint import newest_checkpoint, remove_partial
@@ -23,6 +24,8 @@ from lookupffn.training.settings import (
 )
 from lookupffn.training.source import check_vocabulary, load_model
 from lookupffn.training.tracking import check_tracker
+
+OUTPUT_BIAS_INITS = ("zeros", "unigram")
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -75,6 +78,9 @@ def check_config(config: dict[str, Any]) -> TrainingSettings:
     if "name" not in ffn:
         raise UserError("ffn has no name: choose one, as in ffn=lookup")
     resolve_options(ffn.pop("name"), config["model"]["hidden_size"], ffn)
+    bias_init = config["model"].get("output_bias_init", "zeros")
+    if bias_init not in OUTPUT_BIAS_INITS:
+        raise unknown_name("model.output_bias_init", bias_init, OUTPUT_BIAS_INITS)
     length, positions = config["data"].get("sequence_length"), config["model"]["max_positions"]
     if isinstance(length, int) and length > positions:
         raise UserError(f"sequence_length={length} is longer than model.max_positions={positions}")
@@ -120,11 +126,22 @@ def build_model(
     """The model of the run: from its checkpoint, from `init_from`, or new."""
     torch.manual_seed(config["seed"])
     folder = checkpoint or init_folder
-    model = (
-        LookupRobertaForMaskedLM(build_model_config(config["model"], config["ffn"], data.tokenizer))
-        if folder is None
-        else load_model(folder)
-    )
     if folder is not None:
+        model = load_model(folder)
         check_vocabulary(data.tokenizer, model.config, folder)
+        return model
+    model = LookupRobertaForMaskedLM(build_model_config(config["model"], config["ffn"], data.tokenizer))
+    if config["model"].get("output_bias_init") == "unigram":
+        with torch.no_grad():
+            model.lm_head.bias.copy_(unigram_log_probabilities(data.token_counts))
     return model
+
+
+def unigram_log_probabilities(token_counts: np.ndarray) -> torch.Tensor:
+    """Log frequencies of the training text, one added to each count: [V] float32.
+
+    As the output bias they start a model at the unigram loss. Learning them instead moves all token embeddings the same
+    way, since the output matrix is tied to them, and tokens look alike to attention for longer.
+    """
+    counts = token_counts + 1.0
+    return torch.from_numpy(np.log(counts / counts.sum())).float()

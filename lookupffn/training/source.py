@@ -32,6 +32,7 @@ _ARCHITECTURE = (
     "attention_probs_dropout_prob",
     "layer_norm_eps",
     "initializer_range",
+    "position_init",
 )
 
 logger = logging.getLogger(__name__)

@@ -133,6 +133,15 @@ def test_cost_counts_every_parameter(name):
     assert longer.flops - cost.flops == 2 * 4 * 32 * 48
 
 
+def test_sinusoidal_positions_start_alike_and_shift_by_a_rotation():
+    m = model(None, position_init="sinusoidal", initializer_range=0.05)
+    positions = m.base_model.embeddings.position_embeddings.weight.detach()
+    assert positions.std().item() == pytest.approx(0.05, rel=0.2)
+    # the inner product of two positions depends on their distance alone
+    products = positions @ positions.T
+    assert torch.allclose(products.diagonal(3), products.diagonal(3)[0].expand(37), atol=1e-6)
+
+
 def test_gemm_takes_its_width_from_the_model_unless_told():
     assert model({"name": "gemm"}).config.ffn["intermediate_size"] == 100
     assert model({"name": "gemm", "intermediate_size": 7}).config.ffn["intermediate_size"] == 7
@@ -145,6 +154,7 @@ def test_gemm_takes_its_width_from_the_model_unless_told():
         ({"ffn": {"name": "lookup", "num_tabels": 8}}, "did you mean 'num_tables'"),
         ({"ffn": {"name": "lookup", "table_size": 100}}, "power of two"),
         ({"ffn": {"num_tables": 8}}, "ffn has no name"),
+        ({"position_init": "sinusoid"}, "did you mean 'sinusoidal'"),
         ({"hidden_size": 50}, "not a multiple of num_attention_heads"),
     ],
 )

@@ -302,3 +302,13 @@ def test_init_from_a_stock_model(tiny: Workspace, tmp_path: Path):
     assert torch.equal(load_model(tmp_path / "stock").eval()(tokens).logits, stock(tokens).logits)
     summary = tiny.train(f"init_from={tmp_path}/stock", f"output_dir={tmp_path}/second", "training.max_steps=1")
     assert summary["ffn"] == "gemm" and summary["ffn_options"]["intermediate_size"] == 24
+
+
+def test_output_bias_starts_at_the_unigram(tiny: Workspace, tmp_path: Path):
+    still = ("training.max_steps=1", "optimizer.lr=1e-30", "optimizer.weight_decay=0")
+    unigram = tiny.train(f"output_dir={tmp_path}/unigram", *still)
+    zeros = tiny.train(f"output_dir={tmp_path}/zeros", "model.output_bias_init=zeros", *still)
+    assert unigram["validation_loss"] == pytest.approx(unigram["unigram_loss"], abs=0.1)
+    assert zeros["validation_loss"] == pytest.approx(math.log(300), abs=0.1)
+    with pytest.raises(UserError, match="did you mean 'unigram'"):
+        tiny.train("model.output_bias_init=unigrams")
