@@ -1,17 +1,23 @@
 """The mathematics of the lookup, one operation a file."""
 
 from lookupffn.ops.bh4 import bh4
+from lookupffn.ops.cpu import FoldedProjection
 from lookupffn.ops.gather import weighted_gather
 from lookupffn.ops.hadamard import hadamard_matrix, hadamard_transform
 from lookupffn.ops.hash import hash_scores, nearest_codes
 from lookupffn.ops.lookup import lookup
+from lookupffn.ops.lookup_ffn import LookupWeights, hash_inputs, lookup_ffn
 
 __all__ = [
+    "FoldedProjection",
+    "LookupWeights",
     "bh4",
     "hadamard_matrix",
     "hadamard_transform",
+    "hash_inputs",
     "hash_scores",
     "lookup",
+    "lookup_ffn",
     "nearest_codes",
     "weighted_gather",
 ]

@@ -5,6 +5,7 @@ Dimensions: M tokens, T tables, tau bits a code, S = 2^tau rows a table, N probe
 
 from torch import Tensor
 
+from lookupffn.ops import cpu
 from lookupffn.ops.backend import register, select
 from lookupffn.ops.gather import weighted_gather
 from lookupffn.ops.hash import hash_scores
@@ -14,6 +15,9 @@ from lookupffn.ops.hash import hash_scores
 def _reference(z_MTt: Tensor, table_TSd: Tensor, num_probes: int) -> Tensor:
     codes, scores = hash_scores(z_MTt, num_probes)
     return weighted_gather(table_TSd, codes, scores)
+
+
+register("lookup", "cpu", serves=cpu.serves_lookup)(cpu.lookup)
 
 
 def lookup(z_MTt: Tensor, table_TSd: Tensor, num_probes: int) -> Tensor:
@@ -34,4 +38,4 @@ def lookup(z_MTt: Tensor, table_TSd: Tensor, num_probes: int) -> Tensor:
         raise ValueError(
             f"z [M, T, tau] and tables [T, 2^tau, d] do not fit: {list(z_MTt.shape)} and {list(table_TSd.shape)}"
         )
-    return select("lookup")(z_MTt, table_TSd, num_probes)
+    return select("lookup", z_MTt, table_TSd, num_probes)(z_MTt, table_TSd, num_probes)

@@ -7,7 +7,7 @@ from lookupffn.ops import hash_scores, lookup, weighted_gather
 
 @pytest.mark.parametrize("num_probes", [1, 2, 3])
 def test_is_hash_then_gather(num_probes):
-    z, table = torch.randn(9, 4, 5), torch.randn(4, 32, 7)
+    z, table = torch.randn(9, 4, 5, dtype=torch.float64), torch.randn(4, 32, 7, dtype=torch.float64)
     assert torch.equal(lookup(z, table, num_probes), weighted_gather(table, *hash_scores(z, num_probes)))
 
 

@@ -1,0 +1,244 @@
+// lookup_ffn: the whole feed-forward without gradients, from x to y.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <optional>
+
+#include "hash_tokens.h"
+#include "huge.h"
+#include "parallel.h"
+#include "projection.h"
+#include "tables.h"
+#include "tensors.h"
+
+namespace lookupffn {
+namespace {
+
+constexpr int64_t TILE = 48;  // tokens: a multiple of every VL and of the register kernels' strips
+
+struct Hash {
+  int64_t tables;
+  int bits, probes;
+  int64_t columns() const { return tables * bits; }
+};
+
+// What BH4 turns into hash inputs: z = BH4(x) + skip * x + bias.
+struct Projection {
+  Bh4 bh4;
+  int64_t size;  // columns of a copy that count (less than bh4.padded() only below 16)
+  float skip;
+  const float* bias;  // [columns]
+};
+
+struct Input {
+  const void* data;
+  bool bf16;
+  int64_t columns;
+
+  const float* rows(int64_t first, int64_t count, int64_t padded, float* buffer) const {
+    if (!bf16 && columns == padded) return static_cast<const float*>(data) + first * columns;
+    for (int64_t t = 0; t < count; t++, buffer += padded) {
+      const int64_t at = (first + t) * columns;
+      for (int64_t c = 0; c < columns; c++)
+        buffer[c] = bf16 ? load_one(static_cast<const uint16_t*>(data) + at + c) : static_cast<const float*>(data)[at + c];
+      std::fill(buffer + columns, buffer + padded, 0.f);
+    }
+    return buffer - count * padded;
+  }
+};
+
+// z[t][column of copy j] for one vector of columns c of block g: the projection's result, mixed and biased.
+inline vf mixed(const Projection& p, const float* h, const float* x, int64_t column, int64_t bias_column) {
+  return load(h) + p.skip * load(x + column) + load(p.bias + bias_column);
+}
+
+// Hash inputs of a tile, transposed: lanes[subtile of VL tokens][columns].
+void project_tile(const Projection& p, const Hash& hash, const float* x, int tokens, float* buffers, vf* lanes,
+                  int64_t lanes_ld) {
+  const int64_t padded = p.bh4.padded(), block = p.bh4.block, piece = tokens * block;
+  for (int64_t copy = 0; copy < p.bh4.copies; copy++) {
+    const float* h = bh4_tile(p.bh4, copy, x, padded, tokens, buffers, buffers + TILE * padded);
+    const int64_t last = std::min(p.size, hash.columns() - copy * p.size);
+    for (int64_t c = 0; c < last; c += VL) {
+      const float* from = h + c / block * piece + c % block;
+      for (int t = 0; t < tokens; t += VL) {
+        vf v[VL];
+        for (int i = 0; i < VL; i++)
+          v[i] = t + i < tokens ? mixed(p, from + (t + i) * block, x + (t + i) * padded, c, copy * p.size + c) : vf{};
+        transpose(v);
+        vf* to = lanes + t / VL * lanes_ld + copy * p.size + c;
+        const int width = static_cast<int>(std::min<int64_t>(VL, last - c));
+        for (int i = 0; i < width; i++) to[i] = v[i];
+      }
+    }
+  }
+}
+
+// Few tokens: copies of BH4 are shared out among the threads, hash inputs pass through memory.
+void hash_few(const Projection& p, const Hash& hash, const Input& x, int64_t begin, int64_t tokens, int32_t* codes,
+              float* scores, int64_t ld) {
+  static thread_local Scratch scratch;
+  const int64_t padded = p.bh4.padded(), columns = hash.columns();
+  float* z = scratch.get<float>(tokens * (columns + padded));
+  const float* rows = x.rows(begin, tokens, padded, z + tokens * columns);
+  parallel_tasks(p.bh4.copies, [&](int64_t copy) {
+    static thread_local Scratch memory;
+    float* buffers = memory.get<float>(2 * tokens * padded);
+    const float* h = bh4_tile(p.bh4, copy, rows, padded, static_cast<int>(tokens), buffers, buffers + tokens * padded);
+    const int64_t first = copy * p.size, last = std::min(p.size, columns - first), block = p.bh4.block;
+    for (int64_t t = 0; t < tokens; t++)
+      for (int64_t c = 0; c < last; c += VL) {
+        const vf v = mixed(p, h + (c / block * tokens + t) * block + c % block, rows + t * padded, c, first + c);
+        const int64_t width = std::min<int64_t>(VL, last - c);
+        std::memcpy(z + t * columns + first + c, &v, width * sizeof(float));
+      }
+  });
+  for (int64_t t = 0; t < tokens; t++)
+    hash_across_tables(z + t * columns, hash.tables, hash.bits, hash.probes, codes + t, scores + t, ld);
+}
+
+void hash_many(const Projection& p, const Hash& hash, const Input& x, int64_t begin, int64_t tokens, int32_t* codes,
+               float* scores, int64_t ld) {
+  const int64_t threads = num_threads(), padded = p.bh4.padded(), lanes_ld = padded_columns(hash.columns());
+  // tiles of equal size for every thread
+  const int64_t share = (tokens + threads - 1) / threads, rounds = (share + TILE - 1) / TILE;
+  const int64_t tile = std::min(TILE, ((share + rounds - 1) / rounds + 15) / 16 * 16);
+  parallel_tasks((tokens + tile - 1) / tile, [&](int64_t task) {
+    static thread_local Scratch memory, lane_memory;
+    float* buffers = memory.get<float>(3 * TILE * padded);
+    vf* lanes = lane_memory.get<vf>(TILE / VL * lanes_ld);
+    const int64_t first = task * tile;
+    const int count = static_cast<int>(std::min(tile, tokens - first));
+    const float* rows = x.rows(begin + first, count, padded, buffers + 2 * TILE * padded);
+    project_tile(p, hash, rows, count, buffers, lanes, lanes_ld);
+    for (int t = 0; t < count; t += VL)
+      hash_across_tokens(lanes + t / VL * lanes_ld, hash.tables, hash.bits, hash.probes, codes + first + t,
+                         scores + first + t, ld);
+  });
+}
+
+void hash_dense(const float* z, const Hash& hash, int64_t tokens, int32_t* codes, float* scores, int64_t ld) {
+  const int64_t columns = hash.columns();
+  if (tokens < VL) {
+    for (int64_t t = 0; t < tokens; t++)
+      hash_across_tables(z + t * columns, hash.tables, hash.bits, hash.probes, codes + t, scores + t, ld);
+    return;
+  }
+  parallel_tasks((tokens + VL - 1) / VL, [&](int64_t task) {
+    static thread_local Scratch memory;
+    vf* lanes = memory.get<vf>(padded_columns(columns));
+    const int64_t t = task * VL;
+    const int rows = static_cast<int>(std::min<int64_t>(VL, tokens - t));
+    load_transposed(z + t * columns, columns, rows, columns, lanes);
+    hash_across_tokens(lanes, hash.tables, hash.bits, hash.probes, codes + t, scores + t, ld);
+  });
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(x), torch::stable::detail::from(weight),
+                                    torch::stable::detail::from(std::optional<Tensor>(bias))};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+void to_bf16(const float* from, int64_t count, uint16_t* to) {
+  parallel_tasks((count + 65535) / 65536, [&](int64_t task) {
+    for (int64_t i = task * 65536; i < std::min(count, (task + 1) * 65536); i++) {
+      uint32_t bits;
+      std::memcpy(&bits, from + i, 4);
+      const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+      to[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
+    }
+  });
+}
+
+}  // namespace
+
+// projection: [r, 4, G, b, b] folded (float32), or dense [columns, d] (type of x). size: columns a copy of BH4 gives.
+Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor table, std::optional<Tensor> scales,
+                  Tensor bias, double skip, int64_t size, int64_t num_probes) {
+  const bool bf16 = x.scalar_type() == ScalarType::BFloat16, dense = projection.dim() == 2;
+  const auto x_type = bf16 ? ScalarType::BFloat16 : ScalarType::Float;
+  check(x, "x", x_type, 2);
+  const auto type = table.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Char,
+                  "table must be float32, bfloat16 or int8");
+  check(table, "table", type, 3);
+  const int64_t T = table.size(0), S = table.size(1), d = table.size(2), M = x.size(0);
+  const Hash hash{T, checked_bits(S, num_probes), static_cast<int>(num_probes)};
+  check_size(x, "x", {M, d});
+  STD_TORCH_CHECK(M < (int64_t{1} << 31), "at most 2^31 tokens a call");
+  check(bias, "bias", ScalarType::Float, 1);
+  check_size(bias, "bias", {d});
+  STD_TORCH_CHECK((type == ScalarType::Char) == scales.has_value(), "int8 tables, and only they, have scales");
+  if (scales) {
+    check(*scales, "scales", ScalarType::Float, 2);
+    check_size(*scales, "scales", {T, S});
+  }
+  Projection p{{}, size, static_cast<float>(skip), nullptr};
+  if (dense) {
+    check(projection, "projection", x_type, 2);
+    check_size(projection, "projection", {hash.columns(), d});
+    check(projection_bias, "projection_bias", x_type, 1);
+    check_size(projection_bias, "projection_bias", {hash.columns()});
+  } else {
+    check(projection, "projection", ScalarType::Float, 5);
+    const int64_t b = projection.size(4), G = projection.size(2);
+    check_size(projection, "projection", {projection.size(0), 4, G, b, b});
+    p.bh4 = {data<float>(projection), projection.size(0), G, b};
+    STD_TORCH_CHECK(b >= 16 && (b & (b - 1)) == 0 && (G & (G - 1)) == 0 && G >= 1, "projection is not folded");
+    STD_TORCH_CHECK(size <= p.bh4.padded() && d <= p.bh4.padded() && (size == p.bh4.padded() || G == 1) &&
+                        p.bh4.copies * size >= hash.columns(), "projection does not fit x and table");
+    check(projection_bias, "projection_bias", ScalarType::Float, 1);
+    check_size(projection_bias, "projection_bias", {hash.columns()});
+  }
+  static thread_local Scratch bias_memory, code_memory, score_memory, sum_memory;
+  if (!dense) {  // read a vector at a time, so padded
+    float* padded = bias_memory.get<float>(hash.columns() + p.bh4.padded());
+    std::memcpy(padded, projection_bias.data_ptr(), hash.columns() * sizeof(float));
+    std::fill(padded + hash.columns(), padded + hash.columns() + p.bh4.padded(), 0.f);
+    p.bias = padded;
+  }
+  Tensor y = empty(x, {M, d}, x_type);
+  on_huge_pages(y.data_ptr(), y.numel() * (bf16 ? 2 : 4));
+  const Table rows{table.data_ptr(), type == ScalarType::Float ? Element::f32 : type == ScalarType::Char ? Element::s8
+                   : Element::bf16, scales ? data<float>(*scales) : nullptr, S, d};
+  const int64_t reads = T * num_probes;
+  // codes and scores of a chunk take at most 24 MB, its sums 16 MB
+  const int64_t most = std::max<int64_t>(TILE, std::min<int64_t>((24 << 20) / (8 * reads), (16 << 20) / (4 * d)) / TILE * TILE);
+  const Input input{x.data_ptr(), bf16, d};
+  for (int64_t begin = 0; begin < M; begin += most) {
+    const int64_t tokens = std::min(most, M - begin), ld = padded_tokens(tokens);
+    int32_t* codes = code_memory.get<int32_t>(reads * ld);
+    float* scores = score_memory.get<float>(reads * ld);
+    if (dense) {
+      Tensor z = linear(torch::stable::narrow(x, 0, begin, tokens), projection, projection_bias);
+      if (z.scalar_type() == ScalarType::BFloat16) {  // by type of x, or by autocast
+        const uint16_t* half = data<uint16_t>(z);
+        float* wide = sum_memory.get<float>(tokens * hash.columns());
+        for (int64_t i = 0; i < tokens * hash.columns(); i++) wide[i] = load_one(half + i);
+        hash_dense(wide, hash, tokens, codes, scores, ld);
+      } else {
+        check(z, "z", ScalarType::Float, 2);
+        hash_dense(data<float>(z), hash, tokens, codes, scores, ld);
+      }
+    } else if (tokens < VL) {
+      hash_few(p, hash, input, begin, tokens, codes, scores, ld);
+    } else {
+      hash_many(p, hash, input, begin, tokens, codes, scores, ld);
+    }
+    float* out = bf16 ? sum_memory.get<float>(tokens * d) : data<float>(y) + begin * d;
+    gather(rows, {codes, scores, ld, tokens, T, hash.probes}, data<float>(bias), out);
+    if (bf16) to_bf16(out, tokens * d, data<uint16_t>(y) + begin * d);
+  }
+  return y;
+}
+
+}  // namespace lookupffn
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lookupffn, m) {
+  m.def(
+      "lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor table, Tensor? scales, Tensor bias, "
+      "float skip, int size, int num_probes) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lookupffn, CPU, m) { m.impl("lookup_ffn", TORCH_BOX(&lookupffn::lookup_ffn)); }

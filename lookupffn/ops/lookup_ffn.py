@@ -1,0 +1,104 @@
+"""The whole feed-forward: project, hash, look up, add. One operation, so that a backend may fuse it.
+
+Dimensions: M tokens, d hidden size, D the next power of two, T tables, tau bits, S = 2^tau, N probes, b block size,
+G = D / b, r copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lookupffn.ops import cpu
+from lookupffn.ops.backend import register, select
+from lookupffn.ops.bh4 import bh4
+from lookupffn.ops.lookup import lookup
+
+
+@dataclass(eq=False)
+class LookupWeights:
+    """What a LookupFFN has learned.
+
+    Attributes:
+        projection: BH4's [r, 4, G, b, b], or dense [T * tau, d].
+        projection_bias: [T * tau].
+        table: [T, S, d], floating point, or int8 with scales.
+        bias: [d].
+        scales: [T, S] float32 of int8 tables: row = scale * integers. None for other tables.
+        alpha: weight of BH4(x) against x itself.
+        num_probes: N.
+        folded: where a backend keeps a prepared form of the projection from call to call.
+    """
+
+    projection: Tensor
+    projection_bias: Tensor
+    table: Tensor
+    bias: Tensor
+    scales: Tensor | None
+    alpha: float
+    num_probes: int
+    folded: cpu.FoldedProjection
+
+
+@register("bh4_mix", "reference")
+def _bh4_mix(x_Md: Tensor, projection: Tensor, bias: Tensor, alpha: float) -> Tensor:
+    copies, columns = projection.shape[0], bias.shape[0]
+    mixed = alpha * bh4(x_Md, projection)
+    if alpha != 1:
+        padded = torch.nn.functional.pad(x_Md, (0, mixed.shape[1] // copies - x_Md.shape[1]))
+        mixed = mixed + ((1 - alpha) * padded).repeat(1, copies)
+    return mixed[:, :columns] + bias
+
+
+register("bh4_mix", "cpu", serves=cpu.serves_bh4_mix)(cpu.bh4_mix)
+
+
+def hash_inputs(x_Md: Tensor, weights: LookupWeights) -> Tensor:
+    """z, what the codes are the signs of.
+
+    Args:
+        x_Md: [M, d].
+        weights: of the layer.
+
+    Returns:
+        [M, T, tau].
+    """
+    projection, bias = weights.projection, weights.projection_bias
+    if projection.dim() == 5:
+        arguments = x_Md, projection.to(x_Md.dtype), bias, weights.alpha
+        z = select("bh4_mix", *arguments)(*arguments)
+    else:
+        z = torch.nn.functional.linear(x_Md, projection, bias)
+    tables = weights.table.shape[0]
+    return z.view(x_Md.shape[0], tables, bias.shape[0] // tables)
+
+
+@register("lookup_ffn", "reference")
+def _reference(x_Md: Tensor, weights: LookupWeights) -> Tensor:
+    table = weights.table if weights.scales is None else weights.table * weights.scales.unsqueeze(-1)
+    z = hash_inputs(x_Md, weights)
+    # scores are exponentials of sums: kept in float32 even where autocast ran the projection in half precision
+    return (lookup(z.to(table.dtype), table, weights.num_probes) + weights.bias).to(x_Md.dtype)
+
+
+register("lookup_ffn", "cpu", serves=cpu.serves_lookup_ffn)(cpu.lookup_ffn)
+
+
+def lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> Tensor:
+    """y = bias + sum over tables k and probes n of score[k, n] * table[k, code[k, n]].
+
+    Args:
+        x_Md: [M, d].
+        weights: of the layer.
+
+    Returns:
+        [M, d] in the type of x; differentiable in x and in all weights that are floating point.
+
+    Raises:
+        ValueError: x is not [M, d].
+    """
+    if x_Md.dim() != 2 or x_Md.shape[1] != weights.table.shape[2]:
+        raise ValueError(f"x must be [tokens, {weights.table.shape[2]}], not {list(x_Md.shape)}")
+    return select("lookup_ffn", x_Md, weights)(x_Md, weights)
