@@ -51,15 +51,19 @@ class Case:
 
 
 def medians(functions: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """Seconds a call of each function, by turns after one call to warm up."""
+    """Seconds a call of each function, by turns after one call to warm up.
+
+    With one thread the seconds are of CPU time, which other processes disturb less.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for function in functions.values():
         function()
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeat):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -271,7 +275,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--mode", nargs="+", choices=["inference", "training"], default=["inference"])
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options of the feed-forward")
-    parser.add_argument("--threads", type=int, help="torch's own choice if not given")
+    parser.add_argument("--threads", type=int, help="torch's own choice if not given; 1: CPU time")
     parser.add_argument("--repeat", type=int, default=15, help="calls the medians are over")
     parser.add_argument("--json", type=Path, metavar="PATH", help="save everything measured")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the ratio to GEMM (PNG)")

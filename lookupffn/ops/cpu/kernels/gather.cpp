@@ -12,14 +12,15 @@
 namespace lookupffn {
 namespace {
 
-// sums[m - begin][CHUNK] += the reads of one group; slice is [tables of the group * rows][CHUNK].
+// out[m - begin] = in[m - begin] + the reads of one group; slice is [tables of the group * rows][CHUNK]. A step of 0
+// starts every token from the same row.
 template <int N>
 void add_reads(const float* slice, const Reads& reads, int64_t rows, int64_t first_table, int64_t group, int64_t begin,
-               int64_t end, float* sums) {
+               int64_t end, const float* in, int64_t in_step, float* out, int64_t out_step) {
   const int64_t stride = rows * CHUNK, ld = reads.ld;
   const int32_t* codes = reads.codes + first_table * N * ld;
   const float* scores = reads.scores + first_table * N * ld;
-  for (int64_t m = begin; m < end; m++, sums += CHUNK) {
+  for (int64_t m = begin; m < end; m++, in += in_step, out += out_step) {
     if (m % 16 == 0)  // the next cache line of every read: too many streams for the hardware to follow
       for (int64_t r = 0; r < group * N; r++) {
         __builtin_prefetch(codes + r * ld + m + 16);
@@ -29,7 +30,7 @@ void add_reads(const float* slice, const Reads& reads, int64_t rows, int64_t fir
     const float* score = scores + m;
     vf even[CHUNK_VECTORS], odd[CHUNK_VECTORS];
     for (int v = 0; v < CHUNK_VECTORS; v++) {
-      even[v] = load(sums + v * VL);
+      even[v] = load(in + v * VL);
       odd[v] = vf{};
     }
     const auto add = [&](vf* to, const float* table, int64_t read) {
@@ -46,7 +47,7 @@ void add_reads(const float* slice, const Reads& reads, int64_t rows, int64_t fir
       }
     if (k < group)
       for (int n = 0; n < N; n++) add(even, table, n);
-    for (int v = 0; v < CHUNK_VECTORS; v++) store(sums + v * VL, even[v] + odd[v]);
+    for (int v = 0; v < CHUNK_VECTORS; v++) store(out + v * VL, even[v] + odd[v]);
   }
 }
 
@@ -62,13 +63,16 @@ void gather_sliced(const Table& table, const Reads& reads, const float* bias, fl
     float* sums = sum_memory.get<float>((end - begin) * CHUNK);  // dense, so that they stream
     float first[CHUNK] = {};
     if (bias) std::copy(bias + c0, bias + c0 + width, first);
-    for (int64_t m = 0; m < end - begin; m++) std::memcpy(sums + m * CHUNK, first, sizeof first);
     for (int64_t k = 0; k < reads.tables; k += group) {
       const int64_t tables = std::min(group, reads.tables - k);
       with_rows(table, [&](auto* data) {
         pack_slice<CHUNK>(data, table.scales, columns, k * table.rows, tables * table.rows, c0, slice);
       });
-      const auto add = [&](auto n) { add_reads<n()>(slice, reads, table.rows, k, tables, begin, end, sums); };
+      const bool direct = k + tables == reads.tables && width == CHUNK;  // the last group writes y itself
+      const auto add = [&](auto n) {
+        add_reads<n()>(slice, reads, table.rows, k, tables, begin, end, k ? sums : first, k ? CHUNK : 0,
+                       direct ? y + begin * columns + c0 : sums, direct ? columns : CHUNK);
+      };
       switch (reads.probes) {
         case 1: add(std::integral_constant<int, 1>()); break;
         case 2: add(std::integral_constant<int, 2>()); break;
@@ -76,7 +80,7 @@ void gather_sliced(const Table& table, const Reads& reads, const float* bias, fl
         default: add(std::integral_constant<int, 4>());
       }
     }
-    for (int64_t m = begin; m < end; m++)
+    for (int64_t m = begin; m < end && width < CHUNK; m++)
       std::memcpy(y + m * columns + c0, sums + (m - begin) * CHUNK, width * sizeof(float));
   });
 }

@@ -203,8 +203,10 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
   const Table rows{table.data_ptr(), type == ScalarType::Float ? Element::f32 : type == ScalarType::Char ? Element::s8
                    : Element::bf16, scales ? data<float>(*scales) : nullptr, S, d};
   const int64_t reads = T * num_probes;
-  // codes and scores of a chunk take at most 24 MB, its sums 16 MB
-  const int64_t most = std::max<int64_t>(TILE, std::min<int64_t>((24 << 20) / (8 * reads), (16 << 20) / (4 * d)) / TILE * TILE);
+  // Codes and scores of a chunk take at most 24 MB, and so do the sums that become bfloat16. Fewer chunks are faster:
+  // each reads all tables.
+  const int64_t per_token = std::max<int64_t>(8 * reads, bf16 ? 4 * std::max(d, dense ? hash.columns() : 0) : 0);
+  const int64_t most = std::max<int64_t>(TILE, (24 << 20) / per_token / TILE * TILE);
   const Input input{x.data_ptr(), bf16, d};
   for (int64_t begin = 0; begin < M; begin += most) {
     const int64_t tokens = std::min(most, M - begin), ld = padded_tokens(tokens);

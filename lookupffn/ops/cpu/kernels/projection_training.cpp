@@ -79,7 +79,11 @@ struct Backward {
       std::swap(grad, other);
     }
     for_pieces(s.width, b, tokens, [&](int64_t g, int64_t t, int64_t c, int64_t n) {
-      for (int64_t i = 0; i < n; i++) grad_x[t * s.width + c + i] += grad[g * piece + t * b + i];
+      const float* more = grad + g * piece + t * b;
+      float* to = grad_x + t * s.width + c;
+      int64_t i = 0;
+      for (; i + VL <= n; i += VL) store(to + i, load(to + i) + load(more + i));
+      for (; i < n; i++) to[i] += more[i];
     });
   }
 };
@@ -91,7 +95,6 @@ Tensor bh4_forward(Tensor x, Tensor weight, Tensor bias, double skip, int64_t si
   const Bh4Sizes s = checked_bh4(x, weight, size, bias.numel());
   check(bias, "bias", F32, 1);
   Tensor z = empty(x, {s.tokens, s.columns}, F32);
-  on_huge_pages(z.data_ptr(), z.numel() * 4);
   const float* shift = data<float>(bias);
   const float mix = static_cast<float>(skip);
   parallel_tasks(s.tiles(), [&](int64_t task) {
@@ -105,8 +108,12 @@ Tensor bh4_forward(Tensor x, Tensor weight, Tensor bias, double skip, int64_t si
       float* out = data<float>(z) + first * s.columns + copy * s.size;
       const float* add = shift + copy * s.size;
       for_pieces(s.used(copy), b, tokens, [&](int64_t g, int64_t t, int64_t c, int64_t n) {
-        for (int64_t i = 0; i < n; i++)
-          out[t * s.columns + c + i] = h[(g * tokens + t) * b + i] + mix * rows[t * padded + c + i] + add[c + i];
+        const float* from = h + (g * tokens + t) * b;
+        const float* row = rows + t * padded + c;
+        float* to = out + t * s.columns + c;
+        int64_t i = 0;
+        for (; i + VL <= n; i += VL) store(to + i, load(from + i) + mix * load(row + i) + load(add + c + i));
+        for (; i < n; i++) to[i] = from[i] + mix * row[i] + add[c + i];
       });
     }
   });
