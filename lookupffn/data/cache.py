@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from lookupffn.errors import UserError
 
@@ -24,6 +25,8 @@ MANIFEST = "manifest.json"
 # Digests of entries larger than this are not recomputed at every start; their sizes still are compared.
 FULL_CHECK_BYTES = 512 * 2**20
 _WAIT_S = 5.0
+_BLOCK = 2**20
+_SILENT_BYTES = 64 * 2**20
 
 Kept = tuple[type[BaseException], ...]
 
@@ -34,10 +37,20 @@ def fingerprint(**parts: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
+def file_digest(path: Path, advance: Callable[[int], object] | None = None) -> str:
+    """SHA-256 of a file's content; ``advance`` is called with the bytes of each block read."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            if advance is not None:
+                advance(len(block))
+    return digest.hexdigest()
+
+
+def digest_bar(total: int) -> tqdm:
+    """A progress bar for digests of ``total`` bytes, silent when they take no time to speak of."""
+    return tqdm(total=total, desc="checking files", unit="B", unit_scale=True, disable=total <= _SILENT_BYTES)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -76,7 +89,12 @@ def damage(entry: Path) -> str | None:
 
 def _write_manifest(entry: Path) -> None:
     files = sorted(path for path in entry.iterdir() if path.is_file())
-    manifest = {path.name: {"size": path.stat().st_size, "sha256": file_digest(path)} for path in files}
+    sizes = [path.stat().st_size for path in files]
+    with digest_bar(sum(sizes)) as bar:
+        digests = [file_digest(path, bar.update) for path in files]
+    manifest = {
+        path.name: {"size": size, "sha256": digest} for path, size, digest in zip(files, sizes, digests, strict=True)
+    }
     write_atomically(entry / MANIFEST, json.dumps(manifest, indent=1))
 
 

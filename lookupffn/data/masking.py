@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lookupffn.data.options import share
 from lookupffn.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -51,6 +52,18 @@ class MaskedBatch(NamedTuple):
     labels: torch.Tensor  # [B, M], the tokens that stood there
 
 
+def masked_count(mask_rate: object, sequence_length: int) -> int:
+    """M, the masked tokens of a sequence of L.
+
+    Raises:
+        UserError: the rate is not between 0 and 1, or leaves nothing to mask.
+    """
+    count = round(share(mask_rate, "data.mask_rate") * sequence_length)
+    if count < 1:
+        raise UserError(f"data.mask_rate {mask_rate} masks nothing in sequences of {sequence_length}: raise one")
+    return count
+
+
 class Masker:
     """Hides exactly M = round(mask_rate * L) tokens a sequence: 80% behind the mask token, 10% behind a random one.
 
@@ -62,11 +75,9 @@ class Masker:
         Raises:
             UserError: ``mask_rate`` is not between 0 and 1.
         """
-        if not 0 < mask_rate < 1:
-            raise UserError(f"data.mask_rate is {mask_rate}: it must lie between 0 and 1, for example 0.15")
+        self.mask_rate = share(mask_rate, "data.mask_rate")
         self.vocab_size = int(vocab_size)
         self.mask_token_id = int(mask_token_id)
-        self.mask_rate = float(mask_rate)
         self._special = np.zeros(self.vocab_size, dtype=bool)
         self._special[[i for i in special_ids if i < self.vocab_size]] = True
         self._special[self.mask_token_id] = True
@@ -78,12 +89,7 @@ class Masker:
         Raises:
             UserError: the rate leaves nothing to mask.
         """
-        count = round(self.mask_rate * sequence_length)
-        if count < 1:
-            raise UserError(
-                f"data.mask_rate {self.mask_rate} masks nothing in sequences of {sequence_length}: raise one"
-            )
-        return count
+        return masked_count(self.mask_rate, sequence_length)
 
     def __call__(self, tokens: np.ndarray, sequence_ids: np.ndarray, *, seed: int, epoch: int) -> MaskedBatch:
         """Mask sequences.

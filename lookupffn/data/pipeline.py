@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lookupffn.data import cache, packing
 from lookupffn.data.corpus import SPLITS, Corpus, open_corpus
+from lookupffn.data.masking import masked_count
 from lookupffn.data.packing import PackedTokens
 from lookupffn.data.parallel import process_count
 from lookupffn.data.tokenizer import make_tokenizer, special_ids, tokenizer_fingerprint
@@ -25,7 +26,8 @@ class PreparedData:
     Attributes:
         train, validation: the splits that were asked for, else None.
         tokenizer: a fast tokenizer that ``save_pretrained`` writes.
-        token_counts: int64 [V], how often each token occurs in the train split; None without it.
+        token_counts: int64 [V], how often each token occurs in the train split; None without it. Special tokens count
+            zero: they are never masked, and a bar that spends probability on them would be too easy to beat.
         data_fingerprint: 32 hex digits. The first half names the packed validation tokens (it seeds their masks), the
             second the source of the train split.
         tokenizer_fingerprint: 32 hex digits of the tokenizer's content.
@@ -98,6 +100,8 @@ def prepare_data(
     """
     cache_dir = Path(cache_dir).expanduser()
     length = _sequence_length(data)
+    if "mask_rate" in data:
+        masked_count(data["mask_rate"], length)  # refused now, not after minutes of preparation
     corpus = open_corpus(data, cache_dir, num_processes)
     for split in {*splits, "validation"}:
         if not corpus.has(split):
@@ -105,10 +109,23 @@ def prepare_data(
                 f"data={corpus.name} has no {split} split: give data.{split}_files"
                 + (" or a data.validation_fraction above 0" if split == "validation" else "")
             )
+    try:
+        return _prepare(corpus, tokenizer, cache_dir, length, splits, process_count(num_processes))
+    finally:
+        corpus.report()
+
+
+def _prepare(
+    corpus: Corpus,
+    tokenizer: Mapping | PreTrainedTokenizerBase,
+    cache_dir: Path,
+    length: int,
+    splits: Sequence[str],
+    processes: int,
+) -> PreparedData:
+    """The part of ``prepare_data`` that reads the corpus."""
     made = make_tokenizer(tokenizer, corpus, cache_dir)
     tokenizer_key = tokenizer_fingerprint(made)
-    processes = process_count(num_processes)
-
     packed: dict[str, PackedTokens] = {}
     counts: np.ndarray | None = None
     for split in SPLITS:
@@ -118,6 +135,7 @@ def prepare_data(
         packed[split] = PackedTokens(entry, length)
         if split == "train":
             counts = np.load(entry / packing.COUNTS)
+            counts[[i for i in special_ids(made).all if i < len(counts)]] = 0
         logger.info("%s: %d sequences of %d tokens", split, len(packed[split]), length)
 
     tokens = cache.read_manifest(packed["validation"].entry)[packing.TOKENS]["sha256"]

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lookupffn.data import cache
 from lookupffn.data.corpus import Corpus
+from lookupffn.data.options import whole
 from lookupffn.data.parallel import in_child
 from lookupffn.errors import UserError, unknown_name
 
@@ -22,7 +23,7 @@ VERSION = 1
 # RoBERTa's order; its <mask> is the last entry of a fixed vocabulary, ours follows the others so that its id does not
 # depend on how many entries the training found
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-_SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)  # every byte, so that no text is unknown
+_ALPHABET = 256 + len(SPECIAL_TOKENS)  # every byte, so that no text is unknown
 _OPTIONS = {"trained": {"name", "vocab_size", "max_characters"}, "pretrained": {"name", "path"}}
 
 
@@ -98,6 +99,8 @@ def _train_backend(corpus: Corpus, vocab_size: int, max_characters: int) -> str:
             for document in _limited(corpus.documents("train"), max_characters):
                 bar.update(len(document))
                 yield document
+            bar.close()
+            logger.info("the tokenizer has read its text; learning %s merges", f"{vocab_size - _ALPHABET:,}")
 
         backend.train_from_iterator(counted(), trainer)
     begin, _, end, *_ = SPECIAL_TOKENS
@@ -129,12 +132,10 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, max_characters: int) -> Pre
 
 
 def _trained(options: Mapping, corpus: Corpus, cache_dir: Path) -> PreTrainedTokenizerBase:
-    vocab_size = options.get("vocab_size", 8192)
-    if not isinstance(vocab_size, int) or vocab_size <= _SMALLEST_VOCABULARY:
-        raise UserError(f"tokenizer.vocab_size is {vocab_size}: it must be a whole number above {_SMALLEST_VOCABULARY}")
-    max_characters = int(options.get("max_characters") or 10**15)
-    if max_characters < 1:
-        raise UserError(f"tokenizer.max_characters is {max_characters}: it must be positive, or null for all")
+    vocab_size = whole(options.get("vocab_size", 8192), "tokenizer.vocab_size", _ALPHABET + 1)
+    max_characters = options.get("max_characters")
+    max_characters = 10**15 if max_characters is None else max_characters
+    max_characters = whole(max_characters, "tokenizer.max_characters", 1, ", or null for all")
     if not corpus.has("train"):
         raise UserError("tokenizer=trained needs text to train on: give data.train_files, or tokenizer=pretrained")
     key = cache.fingerprint(
@@ -162,7 +163,7 @@ def _pretrained(options: Mapping) -> PreTrainedTokenizerBase:
     path = options.get("path")
     if not path:
         raise UserError("tokenizer=pretrained needs tokenizer.path=<folder or hub name>, for example roberta-base")
-    local = Path(path).expanduser()
+    local = Path(str(path)).expanduser()
     if not local.exists() and str(path).startswith((".", "/", "~")):
         raise UserError(f"tokenizer.path: no folder {path}: check the path")
     advice = "check tokenizer.path and the network, or use tokenizer=trained or a local folder"

@@ -127,7 +127,8 @@ def unigram_perplexity(
     """Scores the training frequencies on the same masked tokens: the bar that any model must beat.
 
     Args:
-        token_counts: [V], how often each token stands in the training split; one is added to each.
+        token_counts: [V], how often each token stands in the training split, special tokens (which are never masked)
+            at zero; one is added to each.
         packed: as for ``evaluate_mlm``.
         masker: as for ``evaluate_mlm``.
         data_fingerprint: as for ``evaluate_mlm``.

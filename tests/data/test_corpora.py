@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from lookupffn.data.corpus import open_corpus
+from lookupffn.data.corpus.prose import normalised
 from lookupffn.errors import UserError
 
 from .conftest import sentences, write_jsonl
@@ -21,8 +22,11 @@ def test_unknown_names():
         open_corpus({"name": "docstring"}, None)
     with pytest.raises(UserError, match="did you mean 'train_files'"):
         open_corpus({"name": "text", "train_file": "x"}, None)
-    with pytest.raises(UserError, match="validation_fraction"):
-        open_corpus({"name": "docstrings", "validation_fraction": 1.5}, None)
+    for fraction in (1.5, -0.1, "some", True, float("nan")):
+        with pytest.raises(UserError, match="validation_fraction is"):
+            open_corpus({"name": "docstrings", "validation_fraction": fraction}, None)
+    with pytest.raises(UserError, match="shard_characters is 'x'"):
+        open_corpus({"name": "wikipedia", "shard_characters": "x"}, None)
 
 
 # docstrings
@@ -68,6 +72,27 @@ def test_docstrings_do_not_depend_on_processes(packages, tmp_path):
     assert one.fingerprint("train") == two.fingerprint("train") != one.fingerprint("validation")
     (packages / "new.py").write_text('"""Something that is new in the folder of packages."""')
     assert open_corpus(options, tmp_path / "cache1").fingerprint("train") != one.fingerprint("train")
+
+
+def test_no_line_is_in_both_splits(tmp_path):
+    """Modules that document the same parameters in different paragraphs, as scientific packages do."""
+    root = tmp_path / "packages"
+    shared = [f"shared{'abcdefghij'[i]} : the value that many functions take" for i in range(10)]
+    for i, sentence in enumerate(sentences(60)):
+        folder = root / f"part{i % 7}"
+        folder.mkdir(parents=True, exist_ok=True)
+        other = "\n    ".join([shared[i % 10], shared[(i * 3 + 1) % 10], shared[i % 10].upper() + " 2"])
+        own = f"and here a line of the module {sentence[:20]}."
+        (folder / f"m{i}.py").write_text(f'def function():\n    """{sentence}\n\n    {other}\n    {own}\n    """\n')
+    corpus = open_corpus({"name": "docstrings", "roots": str(root), "validation_fraction": 0.3}, tmp_path / "cache", 1)
+    splits = [{normalised(line) for line in long_lines(corpus, split)} for split in ("train", "validation")]
+    assert all(splits) and not splits[0] & splits[1]
+    kept = {normalised(line) for line in shared}
+    assert kept <= splits[0] | splits[1]  # once, not never
+
+
+def long_lines(corpus, split):
+    return [line for document in corpus.documents(split) for line in document.split("\n") if len(line) >= 24]
 
 
 def test_unreadable_files_are_counted(packages, tmp_path, caplog):
@@ -146,9 +171,54 @@ def test_fingerprint_is_of_the_content(tmp_path):
 
 def test_invalid_utf8_is_replaced_counted_and_reported(tmp_path, caplog):
     (tmp_path / "a.txt").write_bytes(b"good \xff\xfe bad\n\nend \xc3")
-    documents = list(text(tmp_path, train_files=str(tmp_path / "a.txt"), validation_fraction=0).documents("train"))
-    assert documents == ["good \ufffd\ufffd bad\n\nend \ufffd"]
-    assert "3 invalid UTF-8 sequences" in caplog.text and "a.txt" in caplog.text
+    corpus = text(tmp_path, train_files=str(tmp_path / "a.txt"), validation_fraction=0)
+    for _ in range(2):
+        assert list(corpus.documents("train")) == ["good \ufffd\ufffd bad\n\nend \ufffd"]
+    corpus.report()
+    corpus.report()
+    assert len(caplog.records) == 1
+    assert "3 invalid UTF-8 sequences" in caplog.text and "a.txt (3)" in caplog.text
+
+
+def test_half_surrogate_pairs_are_replaced_and_counted(tmp_path, caplog):
+    lines = [r'{"text": "half \ud800 and \udc00\udc01"}', r'{"text": "a pair \ud83d\ude00 and \u00e9"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    corpus = text(tmp_path, train_files=str(tmp_path / "a.jsonl"), validation_fraction=0)
+    assert list(corpus.documents("train")) == ["half \ufffd and \ufffd\ufffd", "a pair \U0001f600 and é"]
+    corpus.report()
+    assert "3 invalid UTF-8 sequences" in caplog.text
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_invalid_utf8_in_parquet_is_replaced_and_counted(tmp_path, caplog, large):
+    kind = pyarrow.large_binary() if large else pyarrow.binary()
+    raw = pyarrow.array([b"good", b"bad \xff\xfe", None], type=kind)
+    strings = (pyarrow.LargeStringArray if large else pyarrow.StringArray).from_buffers(
+        3, raw.buffers()[1], raw.buffers()[2], raw.buffers()[0]
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"text": strings}), tmp_path / "a.parquet")
+    corpus = text(tmp_path, train_files=str(tmp_path / "a.parquet"), validation_fraction=0)
+    assert list(corpus.documents("train")) == ["good", "bad \ufffd\ufffd"]
+    corpus.report()
+    assert "2 invalid UTF-8 sequences" in caplog.text and "a.parquet (2)" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", "{", "[" * 100_000, '{"x": 1}'])
+def test_damaged_memory_of_digests_is_written_anew(tmp_path, content):
+    path = write_jsonl(tmp_path / "a.jsonl", ["one text"])
+    expected = text(tmp_path, train_files=path).fingerprint("train")
+    memory = tmp_path / "cache" / "file_digests.json"
+    memory.write_text(content)
+    assert text(tmp_path, train_files=path).fingerprint("train") == expected
+    assert any(str(tmp_path) in key for key in json.loads(memory.read_text()))
+
+
+def test_progress_while_large_files_are_read_for_their_digest(tmp_path, monkeypatch, capsys):
+    path = write_jsonl(tmp_path / "a.jsonl", sentences(100))
+    monkeypatch.setattr("lookupffn.data.cache._SILENT_BYTES", 1000)
+    for shown in (True, False):  # the second time the digest is remembered
+        text(tmp_path, train_files=path).fingerprint("train")
+        assert ("checking files" in capsys.readouterr().err) == shown
 
 
 @pytest.mark.parametrize(
@@ -158,6 +228,10 @@ def test_invalid_utf8_is_replaced_counted_and_reported(tmp_path, caplog):
         ("a.jsonl", b'{"text": "fine"}\n["text"]\n', r"line 2: no text under 'text'"),
         ("a.jsonl", b'{"body": "fine"}\n', r"line 1: no text under 'text' \(found 'body'\).*data\.text_field"),
         ("a.jsonl", b'{"text": 3}\n', r"line 1: no text under 'text'"),
+        ("a.jsonl", b'"text"\n', r"line 1: no text under 'text' \(found a JSON str\)"),
+        ("a.jsonl", b'{"text": "fine"}\n{"text": ' + b"[" * 200_000, r"a\.jsonl, line 2: not valid JSON .*too deeply"),
+        ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", r"line 1: not valid JSON"),
+        ("a.jsonl", b'{"text": "never closed', r"line 1: not valid JSON \(Unterminated string starting at column 10\)"),
         (
             "a.jsonl.gz",
             gzip.compress(b'{"text": "' + os.urandom(5000).hex().encode() + b'"}\n')[:-900],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from lookupffn.data import PackedTokens, packing, prepare_data
+from lookupffn.data import packing, prepare_data
 from lookupffn.errors import UserError
 
 from .conftest import sentences, write_jsonl
@@ -30,8 +30,9 @@ def test_what_is_prepared(text_data, trained, tmp_path):
     documents = tokenizer.decode(tokens).removeprefix("<s>").removesuffix("</s>").split("</s><s>")
     assert documents == sentences(200)
     assert prepared.token_counts.dtype == np.int64 and len(prepared.token_counts) == len(tokenizer)
-    assert np.array_equal(prepared.token_counts, np.bincount(tokens, minlength=len(tokenizer)))
-    assert prepared.token_counts[tokenizer.bos_token_id] == 200
+    ordinary = tokens[~np.isin(tokens, tokenizer.all_special_ids)]
+    assert np.array_equal(prepared.token_counts, np.bincount(ordinary, minlength=len(tokenizer)))
+    assert (tokens == tokenizer.bos_token_id).sum() == 200  # which the counts leave out
     int(prepared.data_fingerprint, 16), int(prepared.tokenizer_fingerprint, 16)
     with pytest.raises(ValueError):
         train.tokens[0, 0] = 1  # read-only
@@ -114,11 +115,30 @@ def test_damaged_cache_is_prepared_again(text_data, trained, tmp_path, caplog):
         ({"validation_files": None, "validation_fraction": 0}, r"no validation split: give data\.validation_files"),
         ({"train_files": None}, "needs text to train on|no train split"),
         ({"name": "txt"}, "did you mean 'text'"),
+        ({"train_files": 3}, r"train_files is 3: it must be a path"),
+        ({"mask_rate": "often"}, r"data\.mask_rate is 'often'"),
+        ({"mask_rate": 1.5}, r"data\.mask_rate is 1\.5"),
+        ({"mask_rate": 0.001}, "masks nothing in sequences of 32"),
+        ({"validation_fraction": "some"}, r"data\.validation_fraction is 'some'"),
+        ({"validation_fraction": 1}, r"data\.validation_fraction is 1:"),
     ],
 )
 def test_bad_data(text_data, trained, tmp_path, change, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         prepare_data({**text_data, **change}, trained, tmp_path / "cache", num_processes=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_invalid_utf8_is_reported_once_a_preparation(text_data, trained, tmp_path, caplog):
+    with open(text_data["train_files"], "ab") as file:
+        file.write(b'{"text": "half a pair \\ud800 and a byte \xff in a long sentence"}\n')
+    (tmp_path / "more.txt").write_bytes(b"the model reads \xff\xfe birds\n")
+    text_data["train_files"] = [text_data["train_files"], str(tmp_path / "more.txt")]
+    text_data["validation_files"] = None  # both splits and the tokenizer read the same files
+    prepare_data(text_data, trained, tmp_path / "cache", num_processes=1)
+    (warning,) = (record.getMessage() for record in caplog.records if "UTF-8" in record.getMessage())
+    assert warning.startswith("4 invalid UTF-8 sequences")
+    assert "train.jsonl (2)" in warning and "more.txt (2)" in warning
 
 
 def test_empty_corpus_and_bad_line(text_data, trained, tmp_path):
@@ -227,11 +247,3 @@ def test_full_disk(text_data, trained, tmp_path):
     run.join(10)
     assert "the cache is left as it was" in message and "\n" not in message
     assert [path for path in (tmp_path / "cache" / "tokens").iterdir() if path.is_dir()] == []
-
-
-def test_packed_tokens_of_a_large_vocabulary(tmp_path):
-    np.arange(70_000, 70_100, dtype=np.uint32).tofile(tmp_path / "tokens.bin")
-    (tmp_path / "index.json").write_text(
-        json.dumps({"what": "train split", "dtype": "uint32", "vocab_size": 80_000, "tokens": 100})
-    )
-    assert PackedTokens(tmp_path, 30).tokens[2, 0] == 70_060

@@ -5,7 +5,13 @@ import tokenizers
 import transformers
 
 from lookupffn.data.corpus import open_corpus
-from lookupffn.data.tokenizer import SPECIAL_TOKENS, make_tokenizer, special_ids, tokenizer_fingerprint
+from lookupffn.data.tokenizer import (
+    SPECIAL_TOKENS,
+    _train_backend,
+    make_tokenizer,
+    special_ids,
+    tokenizer_fingerprint,
+)
 from lookupffn.errors import UserError
 
 
@@ -38,6 +44,12 @@ def test_trained_is_cached_and_reproducible(corpus, trained, tmp_path, monkeypat
     assert tokenizer_fingerprint(again) == tokenizer_fingerprint(first)
 
 
+def test_the_merges_are_announced(corpus, caplog):
+    caplog.set_level("INFO")
+    _train_backend(corpus, 400, 10**6)
+    assert "learning 139 merges" in caplog.text
+
+
 def test_round_trip(corpus, trained, tmp_path):
     tokenizer = make_tokenizer(trained, corpus, tmp_path / "cache")
     tokenizer("some text", truncation=True, max_length=4, padding="max_length")  # leaves its mark on the backend
@@ -56,7 +68,11 @@ def test_round_trip(corpus, trained, tmp_path):
         ({"name": "train"}, "did you mean 'trained'"),
         ({"name": "trained", "vocab": 400}, "option of tokenizer 'trained'.*vocab_size"),
         ({"name": "trained", "vocab_size": 200}, "vocab_size is 200"),
-        ({"name": "trained", "vocab_size": 400, "max_characters": -1}, "max_characters"),
+        ({"name": "trained", "vocab_size": "many"}, "vocab_size is 'many'"),
+        ({"name": "trained", "vocab_size": 400.5}, r"vocab_size is 400\.5"),
+        ({"name": "trained", "vocab_size": 400, "max_characters": -1}, "max_characters is -1"),
+        ({"name": "trained", "vocab_size": 400, "max_characters": 0}, "max_characters is 0"),
+        ({"name": "trained", "vocab_size": 400, "max_characters": "all"}, "max_characters is 'all'.*or null"),
         ({"name": "pretrained", "path": None}, r"needs tokenizer\.path"),
         ({"name": "pretrained", "path": "./no/such/folder"}, "no folder"),
     ],

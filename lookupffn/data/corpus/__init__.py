@@ -7,7 +7,7 @@ from lookupffn.data.corpus.base import SPLITS, Corpus
 from lookupffn.data.corpus.docstrings import DocstringCorpus
 from lookupffn.data.corpus.hub import SOURCES, HubCorpus
 from lookupffn.data.corpus.text import TextCorpus
-from lookupffn.errors import UserError, unknown_name
+from lookupffn.errors import unknown_name
 
 CORPORA: dict[str, type[Corpus]] = {
     DocstringCorpus.name: DocstringCorpus,
@@ -22,7 +22,7 @@ def open_corpus(data: Mapping, cache_dir: Path, num_processes: int | None = None
     """The corpus that ``data["name"]`` names.
 
     Raises:
-        UserError: unknown name or option, or something its source needs is missing.
+        UserError: unknown name or option, an option that cannot be, or something its source needs is missing.
     """
     name = data.get("name")
     if name not in CORPORA:
@@ -31,9 +31,6 @@ def open_corpus(data: Mapping, cache_dir: Path, num_processes: int | None = None
     for option in data:
         if option not in corpus.options | COMMON_OPTIONS:
             raise unknown_name(f"option of data {name!r}", option, corpus.options | COMMON_OPTIONS)
-    fraction = data.get("validation_fraction")
-    if fraction is not None and not 0 <= float(fraction) < 1:
-        raise UserError(f"data.validation_fraction is {fraction}: it must be at least 0 and below 1")
     return corpus(data, cache_dir, num_processes)
 
 

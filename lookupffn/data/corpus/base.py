@@ -7,7 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from lookupffn.data import cache
+from lookupffn.data.options import share
+
 SPLITS = ("train", "validation")
+INDEX = "index.json"  # of a store: at least {"characters": {split: count}}
 _HASH_RANGE = 2**64
 
 
@@ -18,9 +22,13 @@ def in_validation(key: str, fraction: float) -> bool:
 
 
 def fraction_of(options: Mapping, default: float) -> float:
-    """``validation_fraction`` of a configuration; null means ``default``."""
+    """``validation_fraction`` of a configuration; null means ``default``.
+
+    Raises:
+        UserError: it is not a number at least 0 and below 1.
+    """
     given = options.get("validation_fraction")
-    return default if given is None else float(given)
+    return default if given is None else share(given, "data.validation_fraction", zero=True)
 
 
 class Corpus(ABC):
@@ -43,6 +51,38 @@ class Corpus(ABC):
     def characters(self, split: str) -> int | None:
         """About how many characters a split has, where that is known beforehand (for the progress bar)."""
         return None
+
+    def report(self) -> None:
+        """Tell the user, once, what had to be changed in the documents read so far."""
+        return
+
+
+class StoredCorpus(Corpus):
+    """A corpus that is first gathered into shards in the cache, beside an index of their sizes."""
+
+    kept_after: cache.Kept = ()  # what may interrupt the gathering, which then can go on
+
+    def __init__(self, cache_dir: Path, **source: object) -> None:
+        """``source`` is everything that decides the documents."""
+        self._key = cache.fingerprint(corpus=self.name, **source)
+        self._store = cache_dir / "corpora" / self._key
+
+    @abstractmethod
+    def gather(self, folder: Path) -> None:
+        """Write the shards of every split, and the index."""
+
+    def _ready(self) -> Path:
+        cache.ensure_entry(self._store, self.gather, what=f"the corpus {self.name}", kept_after=self.kept_after)
+        return self._store
+
+    def fingerprint(self, split: str) -> str:
+        return cache.fingerprint(corpus=self._key, split=split)
+
+    def documents(self, split: str) -> Iterator[str]:
+        yield from read_shards(self._ready(), split)
+
+    def characters(self, split: str) -> int | None:
+        return json.loads((self._ready() / INDEX).read_text(encoding="utf-8"))["characters"][split]
 
 
 def write_shard(path: Path, documents: Iterable[str]) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lookupffn.data import cache
-from lookupffn.data.corpus.base import SPLITS, Corpus, fraction_of, in_validation, read_shards, write_shard
+from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, fraction_of, in_validation, write_shard
 from lookupffn.data.corpus.prose import MIN_CHARACTERS, normalised, paragraphs
 from lookupffn.data.parallel import ordered_map, process_count
 from lookupffn.errors import UserError
@@ -36,7 +36,6 @@ _OWN_PACKAGE = Path(__file__).resolve().parents[2]
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _STATEMENT_LISTS = ("cases", "finalbody", "orelse", "handlers", "body")  # last in the source first
 _FILES_A_TASK = 32
-_INDEX = "index.json"
 
 
 def environment_roots() -> list[Path]:
@@ -104,7 +103,7 @@ def _task(paths: Sequence[str]) -> list[list[list[str]] | None]:
             gc.enable()
 
 
-class DocstringCorpus(Corpus):
+class DocstringCorpus(StoredCorpus):
     """Docstrings of ``roots`` (default: this environment).
 
     Options (configs/data/docstrings.yaml): ``roots``, a list of folders to read in place of the environment, and
@@ -120,7 +119,8 @@ class DocstringCorpus(Corpus):
             UserError: a folder of ``roots`` does not exist.
         """
         given = options.get("roots")
-        self.roots = environment_roots() if given is None else [Path(root).expanduser() for root in given]
+        named = [given] if isinstance(given, str) else given
+        self.roots = environment_roots() if named is None else [Path(root).expanduser() for root in named]
         for root in self.roots:
             if not root.is_dir():
                 raise UserError(
@@ -128,13 +128,8 @@ class DocstringCorpus(Corpus):
                 )
         self.validation_fraction = fraction_of(options, 0.05)
         self.num_processes = num_processes
-        self._key = cache.fingerprint(
-            corpus=self.name,
-            version=VERSION,
-            fraction=self.validation_fraction,
-            source=self._environment() if given is None else self._listing(),
-        )
-        self._store = cache_dir / "corpora" / self._key
+        source = self._environment() if given is None else self._listing()
+        super().__init__(cache_dir, version=VERSION, fraction=self.validation_fraction, source=source)
 
     @staticmethod
     def _environment() -> list[str]:
@@ -146,21 +141,7 @@ class DocstringCorpus(Corpus):
         """Content digests: folders named by hand carry no version."""
         return [[name, cache.file_digest(root / name)] for root in self.roots for name in python_files(root)]
 
-    def fingerprint(self, split: str) -> str:
-        return cache.fingerprint(corpus=self._key, split=split)
-
-    def documents(self, split: str) -> Iterator[str]:
-        self._prepare()
-        yield from read_shards(self._store, split)
-
-    def characters(self, split: str) -> int | None:
-        self._prepare()
-        return json.loads((self._store / _INDEX).read_text(encoding="utf-8"))["characters"][split]
-
-    def _prepare(self) -> None:
-        cache.ensure_entry(self._store, self._extract, what="the docstring corpus")
-
-    def _extract(self, folder: Path) -> None:
+    def gather(self, folder: Path) -> None:
         files = [(root / name, name) for root in self.roots for name in python_files(root)]
         tasks = [[str(path) for path, _ in files[i : i + _FILES_A_TASK]] for i in range(0, len(files), _FILES_A_TASK)]
         kept: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -187,7 +168,7 @@ class DocstringCorpus(Corpus):
         )  # fmt: skip
         for split, documents in kept.items():
             write_shard(folder / f"{split}-00000.jsonl.gz", documents)
-        (folder / _INDEX).write_text(json.dumps({"characters": characters}), encoding="utf-8")
+        (folder / INDEX).write_text(json.dumps({"characters": characters}), encoding="utf-8")
 
 
 class _Deduplicator:

@@ -7,21 +7,20 @@ interrupted goes on after the last finished shard, and memory never holds more t
 import errno
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from lookupffn.data import cache
-from lookupffn.data.corpus.base import SPLITS, Corpus, fraction_of, in_validation, read_shards, write_shard
+from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, fraction_of, in_validation, write_shard
+from lookupffn.data.options import whole
 from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
-_STATE = "state.json"
-_KEPT_AFTER = (KeyboardInterrupt, UserError)  # the user stopped it, or the network did
+VERSION = 2
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _TIMEOUT_S = 5.0  # to reach the hub at all; without a network the answer comes sooner
 
@@ -70,7 +69,7 @@ def _is_title(line: str) -> bool:
     return len(text) > 4 and text.startswith("= ") and text.endswith(" =") and not text.startswith("= =")
 
 
-class HubCorpus(Corpus):
+class HubCorpus(StoredCorpus):
     """A corpus of ``SOURCES``.
 
     Options (configs/data/wikitext103.yaml, wikipedia.yaml): ``revision`` of the dataset (null: the newest),
@@ -78,36 +77,27 @@ class HubCorpus(Corpus):
     """
 
     options = frozenset({"revision", "shard_characters", "validation_fraction"})
+    kept_after = (KeyboardInterrupt, UserError)  # the user stopped it, or the network did
 
     def __init__(self, options: Mapping, cache_dir: Path, num_processes: int | None = None) -> None:
+        """
+        Raises:
+            UserError: an option is not a number that it can be.
+        """
         self.name = str(options["name"])
         self.source = SOURCES[self.name]
         self.revision = options.get("revision")
-        self.shard_characters = int(options.get("shard_characters") or 64_000_000)
+        asked = options.get("shard_characters")
+        self.shard_characters = 64_000_000 if asked is None else whole(asked, "data.shard_characters", 1)
         self.fraction = fraction_of(options, 0.005)
-        self._key = cache.fingerprint(
-            corpus=self.name,
+        super().__init__(
+            cache_dir,
             version=VERSION,
             source=[self.source.repository, self.source.config, self.revision],
             fraction=None if self.source.has_validation else self.fraction,
         )
-        self._store = cache_dir / "corpora" / self._key
 
-    def fingerprint(self, split: str) -> str:
-        return cache.fingerprint(corpus=self._key, split=split)
-
-    def documents(self, split: str) -> Iterator[str]:
-        self._prepare()
-        yield from read_shards(self._store, split)
-
-    def characters(self, split: str) -> int | None:
-        self._prepare()
-        return json.loads((self._store / _STATE).read_text(encoding="utf-8"))["characters"][split]
-
-    def _prepare(self) -> None:
-        cache.ensure_entry(self._store, self._download, what=f"the corpus {self.name}", kept_after=_KEPT_AFTER)
-
-    def _download(self, folder: Path) -> None:
+    def gather(self, folder: Path) -> None:
         state = self._resume(folder)
         try:
             state["revision"] = state["revision"] or reach(self.source, self.revision)
@@ -124,7 +114,7 @@ class HubCorpus(Corpus):
     @staticmethod
     def _resume(folder: Path) -> dict:
         """The state after the last finished shard; files written after it are removed."""
-        path = folder / _STATE
+        path = folder / INDEX
         state = {
             "shards": 0, "finished": [], "stream": None, "pending": [], "revision": None,
             "characters": dict.fromkeys(SPLITS, 0),
@@ -154,7 +144,7 @@ class HubCorpus(Corpus):
             state.update(shards=state["shards"] + 1, stream=stream, pending=article)
             if finished:
                 state["finished"].append(split)
-            cache.write_atomically(folder / _STATE, json.dumps(state))
+            cache.write_atomically(folder / INDEX, json.dumps(state))
 
         with tqdm(desc=f"streaming {self.name} {split}", unit="char", unit_scale=True) as bar:
             bar.update(sum(state["characters"].values()))

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lookupffn.data import cache
@@ -26,18 +26,21 @@ TXT_DOCUMENT = 4096
 _LONGEST_READ = 2**20  # characters of a line read at once: a file need not have line ends
 _PARQUET_ROWS = 256
 _HANDLER = "lookupffn-count"
+_NAMED_FILES = 10  # in a report
 
 
 class _Replacements:
-    """Counts what ``errors="replace"`` would replace in silence."""
+    """Counts what ``errors="replace"`` would replace in silence: invalid bytes, and halves of surrogate pairs."""
 
     count = 0
 
-    def __call__(self, error: UnicodeError) -> tuple[str, int]:
-        if not isinstance(error, UnicodeDecodeError):
-            raise error
-        self.count += 1
-        return "\ufffd", error.end
+    def __call__(self, error: UnicodeError) -> tuple[str | bytes, int]:
+        if isinstance(error, UnicodeDecodeError):
+            self.count += 1
+            return "\ufffd", error.end
+        halves = error.end - error.start
+        self.count += halves
+        return "\ufffd".encode() * halves, error.end  # bytes: the encoder takes no text beyond ASCII
 
 
 _replacements = _Replacements()
@@ -57,12 +60,14 @@ def find_files(patterns: object, option: str) -> list[Path]:
     Raises:
         UserError: nothing matches, a match is a folder, or its suffix is unknown; the message names ``option``.
     """
+    if not isinstance(patterns, str | os.PathLike | Iterable):
+        raise UserError(f"{option} is {patterns!r}: it must be a path, a glob or a list of them")
     given = [patterns] if isinstance(patterns, str | os.PathLike) else list(patterns)
     if not given:
         raise UserError(f"{option} is an empty list: name files or globs of {', '.join(SUFFIXES)}")
     found: dict[Path, None] = {}
     for pattern in given:
-        expanded = os.path.expanduser(os.fspath(pattern))
+        expanded = os.path.expanduser(str(pattern))
         matches = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
         if not matches:
             kind = "no file matches" if glob.has_magic(expanded) else "no such file:"
@@ -78,8 +83,7 @@ def find_files(patterns: object, option: str) -> list[Path]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines (or pieces of very long ones) of a plain or gzip-compressed file; invalid UTF-8 replaced and reported."""
-    before = _replacements.count
+    """Lines (or pieces of very long ones) of a plain or gzip-compressed file; invalid UTF-8 replaced and counted."""
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opener(path, "rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors=_HANDLER) as file:
@@ -89,8 +93,6 @@ def _lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path} is damaged or incomplete gzip ({error}): fetch it again") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    if _replacements.count > before:
-        logger.warning("%s: %d invalid UTF-8 sequences replaced by U+FFFD", path, _replacements.count - before)
 
 
 def _txt_documents(path: Path) -> Iterator[str]:
@@ -125,16 +127,18 @@ def _record_text(line: str, field: str, path: Path, number: int) -> str:
     where = f"{path}, line {number}"
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not valid JSON ({error.msg} at column {error.colno}): correct or remove the line"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        raise UserError(f"{where}: not valid JSON ({reason}): correct or remove the line") from error
     if not isinstance(record, dict) or not isinstance(record.get(field), str):
-        keys = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
+        keys = ", ".join(map(repr, record)) if isinstance(record, dict) else f"a JSON {type(record).__name__}"
         raise UserError(
-            f"{where}: no text under {field!r} (found {keys}): set data.text_field to the field of the text"
+            f"{where}: no text under {field!r} (found {keys[:200]}): set data.text_field to the field of the text"
         )
-    return record[field]
+    # an escape can name half of a surrogate pair, which no UTF-8 can hold
+    return record[field].encode("utf-8", _HANDLER).decode("utf-8") if "\\u" in line else record[field]
 
 
 def _parquet_documents(path: Path, field: str) -> Iterator[str]:
@@ -150,7 +154,13 @@ def _parquet_documents(path: Path, field: str) -> Iterator[str]:
                     f"{path}: no column of strings {field!r} (columns: {', '.join(schema.names)}): set data.text_field"
                 )
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[field]):
-                yield from (text for text in batch.column(0).to_pylist() if text is not None)
+                column = batch.column(0)
+                try:
+                    texts = column.to_pylist()
+                except UnicodeDecodeError:
+                    raw = column.cast(pyarrow.large_binary()).to_pylist()
+                    texts = [None if value is None else value.decode("utf-8", _HANDLER) for value in raw]
+                yield from (text for text in texts if text is not None)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"cannot read {path} as parquet: {' '.join(str(error).split())[:200]}") from error
 
@@ -191,6 +201,7 @@ class TextCorpus(Corpus):
         self.fraction = fraction_of(options, 0.05)
         self._cache_dir = cache_dir
         self._digests: dict[str, list[str]] = {}
+        self._replaced: dict[Path, int] = {}  # invalid UTF-8 sequences of the files read to their end
         self.files: dict[str, list[Path]] = {}
         for split in ("train", "validation"):
             patterns = options.get(f"{split}_files")
@@ -223,9 +234,11 @@ class TextCorpus(Corpus):
 
     def documents(self, split: str) -> Iterator[str]:
         for path in self.files[split if split in self.files else "train"]:
+            before = _replacements.count
             for document in read_documents(path, self.field):
                 if not self.held_out or in_validation(document, self.fraction) == (split == "validation"):
                     yield document
+            self._replaced[path] = _replacements.count - before
 
     def characters(self, split: str) -> int | None:
         paths = self.files[split if split in self.files else "train"]
@@ -234,30 +247,45 @@ class TextCorpus(Corpus):
         total = sum(path.stat().st_size for path in paths)
         return round(total * (self.fraction if split not in self.files else 1))
 
+    def report(self) -> None:
+        """Say once, for all passes over the files, how much invalid UTF-8 was replaced and where."""
+        found = [f"{path} ({count})" for path, count in self._replaced.items() if count]
+        if found:
+            more = f" and {len(found) - _NAMED_FILES} more files" if len(found) > _NAMED_FILES else ""
+            logger.warning(
+                "%d invalid UTF-8 sequences replaced by U+FFFD in %s%s",
+                sum(self._replaced.values()), ", ".join(found[:_NAMED_FILES]), more,
+            )  # fmt: skip
+        self._replaced.clear()
+
 
 def content_digests(paths: list[Path], cache_dir: Path) -> list[str]:
     """SHA-256 of each file with its suffix, remembered by (path, size, time of change) so that it is computed once."""
     memory = cache_dir / "file_digests.json"
     try:
         known = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        known = None
+    if not isinstance(known, dict):
         known = {}
-    digests: list[str] = []
-    news = False
-    for path in paths:
-        try:
+    keys: list[str] = []
+    new: dict[str, tuple[Path, int]] = {}
+    path = None
+    try:
+        for path in paths:
             status = path.stat()
-            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-            if not isinstance(known.get(key), str):
-                known[key] = cache.file_digest(path)
-                news = True
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-        digests.append(f"{suffix_of(path)}:{known[key]}")
-    if news:
+            keys.append(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}")
+            if not isinstance(known.get(keys[-1]), str):
+                new[keys[-1]] = path, status.st_size
+        with cache.digest_bar(sum(size for _, size in new.values())) as bar:
+            for key, (path, _) in new.items():
+                known[key] = cache.file_digest(path, bar.update)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if new:
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             cache.write_atomically(memory, json.dumps(known, indent=0))
         except OSError as error:
             logger.debug("file digests not remembered: %s", error)
-    return digests
+    return [f"{suffix_of(path)}:{known[key]}" for path, key in zip(paths, keys, strict=True)]
