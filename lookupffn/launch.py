@@ -33,7 +33,7 @@ EXIT_INTERRUPTED = 130
 # sweeps larger than this are checked on their first members only, so that the check stays a matter of a second
 CHECKED_MEMBERS = 64
 # what the surroundings refuse, which a traceback would not explain any better
-SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,8 @@ def configure_logging() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    for noisy in ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "accelerate"):
+    # Hydra announces each member of a sweep too
+    for noisy in ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "accelerate", "hydra"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -145,10 +146,16 @@ def check_command_line(config_name: str, arguments: list[str], config_dir: Path 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         try:
-            for member in islice(sweep_members(overrides), CHECKED_MEMBERS):
-                check_member(config_name, member, config_dir)
+            members = [
+                (member, check_member(config_name, member, config_dir))
+                for member in islice(sweep_members(overrides), CHECKED_MEMBERS)
+            ]
         finally:
             GlobalHydra.instance().clear()
+    if multirun and config_name == "train":
+        swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
+        for member, cfg in members:
+            check_values(cfg, " ".join(o.input_line for o in member if o.key_or_group in swept))
     return multirun
 
 
@@ -180,8 +187,31 @@ def sweep_members(overrides: list[Override]) -> Iterator[list[Override]]:
     yield from (list(member) for member in product(*values))
 
 
-def check_member(config_name: str, overrides: list[Override], config_dir: Path) -> None:
-    """Raises a ``UserError`` that names the nearest valid names where one override of a run has an unknown one."""
+def check_values(cfg: DictConfig, member: str) -> None:
+    """Raises a ``UserError`` where a member of a sweep would be refused for its values when its turn comes.
+
+    Args:
+        cfg: the member's composed config.
+        member: its part of the sweep, for the message.
+    """
+    # imported here so that mistyped names, which are looked for first, are answered without waiting for torch
+    from lookupffn.training.checks import check_config
+    from lookupffn.training.setup import resolve
+
+    try:
+        config = resolve(cfg)
+    except OmegaConfBaseException:  # an interpolation of something that is known only at run time
+        return
+    if config["init_from"]:  # the model found there decides
+        return
+    try:
+        check_config(config)
+    except UserError as error:
+        raise UserError(f"{error} (in the sweep: {member})") from None
+
+
+def check_member(config_name: str, overrides: list[Override], config_dir: Path) -> DictConfig:
+    """One run's config, or a ``UserError`` that names the nearest valid names where an override has an unknown one."""
     groups = config_groups(config_name, config_dir)
     choices = [o for o in overrides if o.key_or_group in groups]
     for override in choices:
@@ -190,7 +220,7 @@ def check_member(config_name: str, overrides: list[Override], config_dir: Path) 
     for override in overrides:
         if override not in choices and not override.is_hydra_override():
             check_key(override, cfg, groups)
-    compose(config_name, [o.input_line for o in overrides])
+    return compose(config_name, [o.input_line for o in overrides])
 
 
 def compose(config_name: str, lines: list[str]) -> DictConfig:

@@ -47,6 +47,9 @@ def _restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         (["-m", "ffn=gemm,lokup"], ["unknown ffn 'lokup'"]),
         (["-m", "ffn=gemm,lookup", "ffn.num_tables=3"], ["option of ffn 'gemm'"]),
         (["-m", "ffn=choice(gemm,lokup)"], ["unknown ffn 'lokup'"]),
+        (["-m", "ffn=lookup", "ffn.table_size=64,100"], ["power of two", "(in the sweep: ffn.table_size=100)"]),
+        (["-m", "model.hidden_size=128,64", "model.num_attention_heads=2,3"], ["num_attention_heads=3"]),
+        (["-m", "seed=0,abc"], ["seed must be", "seed=abc"]),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_nearest(command: list[str], parts: list[str]):
@@ -121,7 +124,9 @@ def test_sweep_goes_on_after_a_failed_member(capsys: pytest.CaptureFixture, tmp_
         run_main("train", work, ["-m", "ffn=gemm,lookup", "seed=0,1"])
     assert caught.value.code == 2
     assert seen == [(name, seed, True) for name in ("gemm", "lookup") for seed in (0, 1)]
-    assert "2 of the sweep's members failed, the first with: bad seed of gemm" in capsys.readouterr().err
+    output = capsys.readouterr().err
+    assert "2 of the sweep's members failed, the first with: bad seed of gemm" in output
+    assert output.count("ffn=lookup seed=1") == 1  # not by Hydra too
     assert list(tmp_path.iterdir()) == []
 
 

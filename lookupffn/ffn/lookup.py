@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import sqrt
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,11 @@ class LookupFFN(FeedForward):
         self.bias = nn.Parameter(torch.empty(hidden_size))
         self._folded = ops.FoldedProjection()
         self.reset_parameters()
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's; whatever was prepared from the weights is prepared anew."""
+        self._folded.clear()
+        return super().train(mode)
 
     def reset_parameters(self, initializer_range: float = 0.02) -> None:
         """Tables 0.02 N(0, 1) and output bias 0.001 N(0, 1) as the authors; the projection by ``init``.

@@ -77,6 +77,8 @@ def hash_inputs(x_Md: Tensor, weights: LookupWeights) -> Tensor:
 
 @register("lookup_ffn", "reference")
 def _reference(x_Md: Tensor, weights: LookupWeights) -> Tensor:
+    if torch.is_grad_enabled():
+        weights.folded.clear()  # an update is likely to follow, and torch's fused optimizers do not count theirs
     table = weights.table if weights.scales is None else weights.table * weights.scales.unsqueeze(-1)
     z = hash_inputs(x_Md, weights)
     # scores are exponentials of sums: kept in float32 even where autocast ran the projection in half precision

@@ -39,6 +39,8 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
         ("validation perplexity", _perplexity(result)),
         ("validation loss", f"{result['validation_loss']:.6f} nats"),
         ("scored", f"{result['masked_validation_tokens']:,} masked tokens of {result['data']}"),
+        ("in", f"{_count(result['validation_sequences'], 'sequence')}, {result['validation_tokens']:,} tokens"),
+        ("sequence length", _length(result)),
         ("FFN MFLOP a token", _flops(result)),
         ("parameters", f"{result['ffn_parameters']:,} in FFNs, {result['parameters']:,} in all"),
         ("speed", f"{result['tokens_per_s']:,.0f} tokens/s on {result['device']}"),
@@ -70,10 +72,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _length(result: Mapping[str, Any]) -> str:
+    assumed = " (assumed: the folder belongs to no run; model.sequence_length=... sets it)"
+    return f"{result['sequence_length']}{assumed if result['sequence_length_assumed'] else ''}"
+
+
 def _perplexity(values: Mapping[str, Any]) -> str:
     unigram = values.get("unigram_perplexity")
     beside = "" if unigram is None else f" (unigram: {unigram:,.1f})"
-    return f"{values['validation_perplexity']:,.2f}{beside}"
+    own = values["validation_perplexity"]
+    # null in a file that had to do without infinity
+    return f"{'inf' if own is None else f'{own:,.2f}'}{beside}"
 
 
 def _flops(values: Mapping[str, Any]) -> str:

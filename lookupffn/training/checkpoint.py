@@ -7,10 +7,8 @@ weights are safetensors, the optimizer's state is read with ``weights_only=True`
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import pickle
 import re
 import shutil
@@ -22,6 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lookupffn.errors import UserError
+from lookupffn.training.files import altered, digests, to_json, whole_folder
 
 STATE_FILE = "training_state.pt"
 METADATA_FILE = "checkpoint.json"
@@ -50,21 +49,16 @@ def save_checkpoint(
         state: tensors and plain values (optimizer, scaler).
         metadata: JSON values, readable without torch.
         keep: how many checkpoints stay.
+
+    Raises:
+        UserError: the disk is full or cannot be written; the checkpoints from before are as they were.
     """
     final = folder / f"step-{step:08d}"
-    partial = folder / f".step-{step:08d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(final, "the checkpoint", kept=what_is_kept(folder)) as partial:
         save_model(partial, model, tokenizer)
         torch.save(state, partial / STATE_FILE)
-        files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-        document = {"step": step, **metadata, "sha256": files}
-        (partial / METADATA_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        replace_folder(partial, final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        document = {"step": step, **metadata, "sha256": digests(partial)}
+        (partial / METADATA_FILE).write_text(to_json(document, indent=2), encoding="utf-8")
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -76,16 +70,12 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     tokenizer.save_pretrained(folder)
 
 
-def replace_folder(partial: Path, final: Path) -> None:
-    """Flushes a finished folder to the disk and gives it its name."""
-    for path in [*partial.iterdir(), partial]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+def what_is_kept(folder: Path) -> str:
+    """What a run that stops now leaves to go on from, as a clause of its error."""
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        return "No checkpoint had been written yet"
+    return f"The last checkpoint ({checkpoints[-1].name}) is kept"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -124,9 +114,8 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
         files, step = metadata["sha256"], metadata["step"]
         if not isinstance(step, int) or not isinstance(files, dict) or STATE_FILE not in files:
             raise ValueError("incomplete")
-        for name, expected in files.items():
-            if Path(name).name != name or sha256(path / name) != expected:
-                raise UserError(f"damaged checkpoint {path}: {name} is not what was written")
+        if name := altered(path, files):
+            raise UserError(f"damaged checkpoint {path}: {name} is not what was written")
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -153,9 +142,3 @@ def remove_partial(folder: Path) -> None:
     """Clears what a killed run left half-written."""
     for path in folder.glob(".*.partial"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

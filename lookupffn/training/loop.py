@@ -7,7 +7,6 @@ repeat what an uninterrupted run would have done.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -24,8 +23,10 @@ from lookupffn.data import PreparedData, prepare_data, training_batches
 from lookupffn.evaluation import evaluate_mlm, unigram_perplexity
 from lookupffn.model import LookupRobertaForMaskedLM
 from lookupffn.report import run_table
-from lookupffn.training.checkpoint import load_state, replace_folder, save_checkpoint, save_model
+from lookupffn.training.checkpoint import load_state, save_checkpoint, save_model, what_is_kept
+from lookupffn.training.checks import check_config
 from lookupffn.training.clock import Clock
+from lookupffn.training.files import digests, finite, to_json, whole_folder, write_atomically
 from lookupffn.training.optimizer import build_optimizer, learning_rate
 from lookupffn.training.processes import gather_losses, on_main, share, start_accelerator, sum_over
 from lookupffn.training.run_folder import (
@@ -35,12 +36,11 @@ from lookupffn.training.run_folder import (
     SUMMARY,
     open_run_folder,
     truncate_metrics,
-    write_atomically,
 )
 from lookupffn.training.settings import TrainingSettings, evaluation_settings, optimizer_settings, training_settings
-from lookupffn.training.setup import build_masker, build_model, cache_folder, check_config, resolve, resume_point
-from lookupffn.training.source import adopt_model
-from lookupffn.training.step import NonFiniteError, update
+from lookupffn.training.setup import build_masker, build_model, cache_folder, resolve, resume_point
+from lookupffn.training.source import ModelSource, adopt_model
+from lookupffn.training.step import NonFiniteError, advice, check_validation, check_weights, update
 from lookupffn.training.summary import model_figures, plateau_exit_step, surroundings, training_flops_per_token
 from lookupffn.training.tracking import start_tracker
 
@@ -66,7 +66,7 @@ def train(cfg: DictConfig, *, sweep_member: bool = False) -> dict[str, Any] | No
     """
     started = time.perf_counter()
     config = resolve(cfg)
-    init_folder = adopt_model(config) if config["init_from"] else None
+    init = adopt_model(config) if config["init_from"] else None
     settings = check_config(config)
     accelerator = start_accelerator(settings.precision, settings.gradient_accumulation_steps)
     training_settings(config["training"], accelerator.num_processes)
@@ -76,7 +76,9 @@ def train(cfg: DictConfig, *, sweep_member: bool = False) -> dict[str, Any] | No
     if path is None:
         return None
     try:
-        return _train_in(path, config, settings, accelerator, init_folder, started, sweep_member)
+        return _train_in(path, config, settings, accelerator, init, started, sweep_member)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}{advice(what_is_kept(path / CHECKPOINTS))}") from None
     finally:
         if folder is not None:
             folder.release()
@@ -87,7 +89,7 @@ def _train_in(
     config: dict[str, Any],
     settings: TrainingSettings,
     accelerator: Accelerator,
-    init_folder: Path | None,
+    init: ModelSource | None,
     started: float,
     sweep_member: bool,
 ) -> dict[str, Any] | None:
@@ -99,10 +101,10 @@ def _train_in(
     data = prepare_data(config["data"], config["tokenizer"], cache_folder(config["cache_dir"]))
     masker = build_masker(data, config["data"]["mask_rate"])
     sequence_length = data.train.sequence_length
-    masked = round(config["data"]["mask_rate"] * sequence_length)
+    masked = masker.masked_per_sequence(sequence_length)
 
     checkpoint, record = share(accelerator, on_main(accelerator, lambda: resume_point(path, data)))
-    model = build_model(config, data, checkpoint, init_folder)
+    model = build_model(config, data, checkpoint, init)
     figures = model_figures(model, sequence_length, masked)
     unigram = unigram_perplexity(
         data.token_counts, data.validation, masker,
@@ -140,10 +142,12 @@ def _train_in(
             data_fingerprint=data.data_fingerprint, batch_size=evaluation_batch, max_tokens=evaluation_tokens,
             rank=rank, world_size=world_size, reduce=sum_over(accelerator), progress=main,
         )  # fmt: skip
+        check_validation(result.loss, f"step {step}", model)
         return {"validation_loss": result.loss, "validation_perplexity": result.perplexity}
 
     def save() -> None:
         nonlocal recent
+        check_weights(model, step)
         recent = [*recent, *gather_losses(accelerator, local)]
         local.clear()
         if main:
@@ -186,7 +190,8 @@ def _train_in(
                 step_model, model, optimizer, accelerator, next(batches),
                 seed=seed, step=step, max_grad_norm=optimizer_config.max_grad_norm,
             )  # fmt: skip
-            skipped = skipped + 1 if optimizer.step_was_skipped else 0
+            # not optimizer.step_was_skipped: accelerate does not see what a fused AdamW leaves out
+            skipped = 0 if math.isfinite(grad_norm) else skipped + 1
             if skipped > MAX_SKIPPED_STEPS:
                 raise NonFiniteError(f"step {step + 1}: {skipped} steps in a row overflowed in fp16; use bf16 or fp32")
             step += 1
@@ -217,7 +222,7 @@ def _train_in(
                 if main:
                     append_line(path / METRICS, line)
                     lines.append(line)
-                    tracker.log(line)
+                    tracker.log(finite(line))
                     show(bar, line, settings, progress)
             if done or step % settings.checkpoint_every == 0:
                 with clock.paused():
@@ -234,7 +239,7 @@ def _train_in(
             finished = True
             accelerator.wait_for_everyone()
             return None
-        write_model(path, model, data)
+        model_files = write_model(path, model, data)
         tokens = step * tokens_per_step
         summary = {
             **{key: figures[key] for key in ("ffn", "ffn_options")},
@@ -258,11 +263,12 @@ def _train_in(
             "precision": settings.precision,
             "data_fingerprint": data.data_fingerprint,
             "tokenizer_fingerprint": data.tokenizer_fingerprint,
+            "model_sha256": model_files,
             **surroundings(accelerator.device),
         }
-        tracker.finish(summary)
+        tracker.finish(finite(summary))
         finished = True
-        write_atomically(path / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        write_atomically(path / SUMMARY, to_json(summary, indent=2))
         sys.stdout.write(run_table(summary, path))
         sys.stdout.flush()
         accelerator.wait_for_everyone()
@@ -273,18 +279,17 @@ def _train_in(
             tracker.finish(None, failed=True)
 
 
-def write_model(path: Path, model: LookupRobertaForMaskedLM, data: PreparedData) -> None:
-    """model/, whole or not at all."""
-    partial = path / f".{MODEL}.partial"
-    partial.mkdir(exist_ok=True)
-    save_model(partial, model, data.tokenizer)
-    replace_folder(partial, path / MODEL)
+def write_model(path: Path, model: LookupRobertaForMaskedLM, data: PreparedData) -> dict[str, str]:
+    """model/, whole or not at all; returns the SHA-256 of its files."""
+    with whole_folder(path / MODEL, "the model", kept=what_is_kept(path / CHECKPOINTS)) as partial:
+        save_model(partial, model, data.tokenizer)
+    return digests(path / MODEL)
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
     """One line of metrics.jsonl, on the disk when this returns as far as the process is concerned."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(to_json(line))
 
 
 def show(bar: tqdm, line: dict[str, Any], settings: TrainingSettings, progress: float) -> None:

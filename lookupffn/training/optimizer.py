@@ -9,6 +9,9 @@ from torch import nn
 
 from lookupffn.training.settings import OptimizerSettings
 
+# of the peak: the least learning rate of a warm-up measured in time
+FIRST_WARM = 0.01
+
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings, device: torch.device) -> torch.optim.AdamW:
     """AdamW over two groups: weights, which decay, and biases and LayerNorms (one-dimensional), which do not."""
@@ -47,7 +50,8 @@ def learning_rate(settings: OptimizerSettings, *, step: int, total_steps: int | 
         decay = progress
     else:
         ratio = settings.warmup_ratio or 0.0
-        warm = progress / ratio if ratio else 1.0
+        # the first update cannot know what share of the time it will take, and must not be wasted
+        warm = max(progress / ratio, FIRST_WARM) if ratio else 1.0
         decay = max(0.0, progress - ratio) / (1.0 - ratio)
     decay = min(1.0, decay)
     shape = 1.0 - decay if settings.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * decay))

@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lookupffn.errors import UserError
+from lookupffn.training.checkpoint import newest_checkpoint
+from lookupffn.training.files import to_json, write_atomically
 
 CONFIG, METRICS, CHECKPOINTS, MODEL, SUMMARY, LOCK = (
     "config.yaml",
@@ -50,6 +53,21 @@ _held: set[int] = set()
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Lock:
+    """A folder that is held.
+
+    Attributes:
+        path: the folder.
+        descriptor: of the open lock file; None where the file system has no locks.
+        created: the folders that were made for it, outermost first.
+    """
+
+    path: Path
+    descriptor: int | None
+    created: tuple[Path, ...]
+
+
 class RunFolder:
     """A folder this process holds the lock of.
 
@@ -57,11 +75,11 @@ class RunFolder:
         path: the folder.
     """
 
-    def __init__(self, path: Path, lock: int | None, *, fresh: bool) -> None:
+    def __init__(self, path: Path, lock: Lock, *, fresh: bool) -> None:
         """
         Args:
             path: the folder.
-            lock: open descriptor of the lock file; None where the file system has no locks.
+            lock: on it.
             fresh: whether this process began the run.
         """
         self.path = path
@@ -70,15 +88,9 @@ class RunFolder:
 
     def release(self) -> None:
         """Gives the folder free; one that a refused run never wrote anything in goes away again."""
-        # removed while it is still held: whoever opened the old file notices (see _lock)
-        (self.path / LOCK).unlink(missing_ok=True)
-        if self._fresh and [entry.name for entry in self.path.iterdir()] == [CONFIG]:
-            shutil.rmtree(self.path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # outputs/ itself, where nothing else is in it
-                self.path.parent.rmdir()
-        if self._lock is not None:
-            _unlock(self._lock)
-            self._lock = None
+        if self._fresh and {entry.name for entry in self.path.iterdir()} <= {CONFIG, LOCK}:
+            (self.path / CONFIG).unlink(missing_ok=True)
+        _unlock(self._lock)
 
 
 def default_name(config: dict[str, Any]) -> str:
@@ -94,7 +106,8 @@ def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> Ru
 
     Without ``output_dir`` the folder has the default name: the same command goes on with its unfinished run, and takes
     the next free suffix (-2, -3, ...) where that run is finished or still alive. An explicit ``output_dir`` is the
-    folder itself; the members of a sweep have folders of their default names inside it.
+    folder itself; the members of a sweep have folders of their default names inside it. With ``overwrite`` the run in
+    the folder, default or explicit, is replaced, unless it is this very run and can go on from a checkpoint.
 
     Args:
         config: the resolved config.
@@ -107,7 +120,7 @@ def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> Ru
         UserError: the folder is finished, in use, holds another run, or cannot be written.
     """
     name = default_name(config)
-    if config["output_dir"] is None:
+    if config["output_dir"] is None and not config["overwrite"]:
         for path in _suffixed(Path("outputs") / name):
             lock = None if (path / SUMMARY).exists() else _lock(path)
             if lock is None:
@@ -115,8 +128,8 @@ def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> Ru
             if not (path / SUMMARY).exists() and not _differences(path, config):
                 return _claim(path, lock, config)
             _unlock(lock)
-    path = Path(config["output_dir"])
-    path = path / name if sweep_member else path
+    parent = Path("outputs" if config["output_dir"] is None else config["output_dir"])
+    path = parent / name if sweep_member or config["output_dir"] is None else parent
     if (path / SUMMARY).exists() and not config["overwrite"]:
         if sweep_member:
             logger.info("%s is finished: skipped", path)
@@ -127,7 +140,7 @@ def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> Ru
         raise UserError(f"{path} is in use by another run: wait for it, or give another output_dir")
     try:
         _prepare_explicit(path, config)
-    except UserError:
+    except BaseException:
         _unlock(lock)
         raise
     return _claim(path, lock, config)
@@ -139,28 +152,45 @@ def _prepare_explicit(path: Path, config: dict[str, Any]) -> None:
         if not config["overwrite"]:  # finished while this run waited for the lock
             raise UserError(f"{path} holds a finished run: give another output_dir, or overwrite=true to replace it")
         _clear(path)
+    elif (path / CONFIG).exists() and config["overwrite"]:
+        if not _can_go_on(path, config):
+            _clear(path)
     elif (path / CONFIG).exists():
         differences = _differences(path, config)
-        if differences and not config["overwrite"]:
+        if differences:
             raise UserError(
                 f"{path} holds an unfinished run with other settings ({'; '.join(differences[:4])}"
-                f"{'; ...' if len(differences) > 4 else ''}): repeat its command, or give another output_dir"
+                f"{'; ...' if len(differences) > 4 else ''}): repeat its command, give another output_dir, or "
+                "overwrite=true to replace it"
             )
-        if differences:
-            _clear(path)
     elif any(entry.name != LOCK for entry in path.iterdir()):
         raise UserError(f"{path} is not empty and holds no run: give another output_dir")
 
 
-def _claim(path: Path, lock: int | bool, config: dict[str, Any]) -> RunFolder:
+def _can_go_on(path: Path, config: dict[str, Any]) -> bool:
+    """Whether an unfinished run has these settings and a whole checkpoint."""
+    try:
+        return not _differences(path, config) and newest_checkpoint(path / CHECKPOINTS) is not None
+    except UserError:  # its config or all its checkpoints are damaged
+        if not ((path / CHECKPOINTS).exists() or (path / METRICS).exists()):
+            raise  # somebody else's config.yaml
+        return False
+
+
+def _claim(path: Path, lock: Lock, config: dict[str, Any]) -> RunFolder:
     fresh = not (path / CONFIG).exists()
-    write_atomically(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
-    return RunFolder(path, None if lock is True else lock, fresh=fresh)
+    try:
+        write_atomically(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
+    except BaseException:
+        _unlock(lock)
+        raise
+    return RunFolder(path, lock, fresh=fresh)
 
 
 def _clear(path: Path) -> None:
-    """Removes a run, summary.json first so that an interruption leaves nothing that looks finished."""
-    for name in (SUMMARY, CONFIG, METRICS, CHECKPOINTS, MODEL, "wandb"):
+    """Removes a run: summary.json first so that an interruption leaves nothing that looks finished, and config.yaml
+    last so that what it leaves still is a run."""
+    for name in (SUMMARY, METRICS, CHECKPOINTS, MODEL, "wandb", CONFIG):
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -176,11 +206,12 @@ def _suffixed(path: Path) -> Iterator[Path]:
         number += 1
 
 
-def _lock(path: Path) -> int | bool | None:
-    """Locks a folder, making it if need be: a descriptor, True where locks do not exist, None where it is taken.
+def _lock(path: Path) -> Lock | None:
+    """Locks a folder, making it if need be; None where it is taken.
 
     flock dies with its owner, so a killed run leaves nothing to clean up.
     """
+    created = tuple(folder for folder in (*reversed(path.parents), path) if not folder.exists())
     try:
         path.mkdir(parents=True, exist_ok=True)
         while True:
@@ -193,21 +224,32 @@ def _lock(path: Path) -> int | bool | None:
             except OSError as error:
                 os.close(descriptor)
                 logger.warning("%s: no file locks here (%s); do not start a second run in it", path, error.strerror)
-                return True
+                return Lock(path, None, created)
             # the run before may have removed the file between our opening and locking it
             current = os.stat(path / LOCK, follow_symlinks=False) if (path / LOCK).exists() else None
             if current is not None and current.st_ino == os.fstat(descriptor).st_ino:
                 _held.add(descriptor)
-                return descriptor
+                return Lock(path, descriptor, created)
             os.close(descriptor)
     except OSError as error:
+        _remove_created(created)
         raise UserError(f"cannot write in {path}: {error.strerror}; give another output_dir") from None
 
 
-def _unlock(lock: int | bool) -> None:
-    if lock is not True:
-        _held.discard(lock)
-        os.close(lock)
+def _unlock(lock: Lock) -> None:
+    """Gives a folder free; the folders made for it go away again where nothing came to be in them."""
+    # removed while it is still held: whoever opened the old file notices (see _lock)
+    (lock.path / LOCK).unlink(missing_ok=True)
+    _remove_created(lock.created)
+    if lock.descriptor in _held:
+        _held.discard(lock.descriptor)
+        os.close(lock.descriptor)
+
+
+def _remove_created(created: tuple[Path, ...]) -> None:
+    for folder in reversed(created):
+        with contextlib.suppress(OSError):  # something is in it
+            folder.rmdir()
 
 
 def _close_inherited() -> None:
@@ -256,16 +298,6 @@ def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """A file that is either the old one or the whole new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def read_metrics(path: Path, up_to_step: int | None = None) -> list[dict[str, Any]]:
     """The whole lines of a metrics.jsonl, at most up to a step; a line cut short by a kill ends it."""
     lines: list[dict[str, Any]] = []
@@ -287,5 +319,5 @@ def truncate_metrics(path: Path, step: int) -> list[dict[str, Any]]:
     """Drops what was logged after the checkpoint that training goes on from, so that each step stands once."""
     lines = read_metrics(path, up_to_step=step)
     if path.exists():
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+        write_atomically(path, "".join(map(to_json, lines)))
     return lines

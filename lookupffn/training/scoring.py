@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -15,14 +14,18 @@ from lookupffn.data import prepare_data
 from lookupffn.errors import UserError
 from lookupffn.evaluation import evaluate_mlm
 from lookupffn.report import evaluation_table
+from lookupffn.training.checks import check_data
+from lookupffn.training.files import to_json, write_atomically
 from lookupffn.training.processes import start_accelerator, sum_over
-from lookupffn.training.run_folder import write_atomically
 from lookupffn.training.settings import evaluation_settings
-from lookupffn.training.setup import absolute_paths, build_masker, cache_folder
-from lookupffn.training.source import ModelSource, find_model, load_model, load_tokenizer
+from lookupffn.training.setup import absolute_paths, build_masker, cache_folder, path_text
+from lookupffn.training.source import ModelSource, check_tokenizer, find_model, load_model, load_tokenizer
+from lookupffn.training.step import check_validation
 from lookupffn.training.summary import model_figures, surroundings
 
 DEFAULT_OUTPUT = "evaluation.json"
+# a folder without a run does not say what lengths it was trained on; BERT's short phase is a safe guess
+ASSUMED_LENGTH = 128
 
 logger = logging.getLogger(__name__)
 
@@ -39,21 +42,25 @@ def score(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: no such model, no such text, or they do not fit each other.
     """
-    if not cfg.checkpoint:
+    checkpoint, output, cache_dir = (path_text(name, cfg[name]) for name in ("checkpoint", "output", "cache_dir"))
+    if not checkpoint:
         raise UserError("say what to score: checkpoint=<run folder or HuggingFace folder>, such as outputs/...")
     batch_size, max_tokens = evaluation_settings(cfg.evaluation)
-    source = find_model(str(cfg.checkpoint))
+    source = find_model(checkpoint)
+    assumed = cfg.model.sequence_length is None and source.run_config is None
     data_config, own = choose_data(cfg, source)
+    check_data(data_config)
     if max_tokens is None and source.run_config is not None:
         max_tokens = source.run_config["evaluation"]["max_tokens"]
 
     accelerator = start_accelerator()
     model = load_model(source.folder)
     tokenizer = load_tokenizer(source.folder)
+    check_tokenizer(tokenizer, source)
     length, positions = data_config["sequence_length"], model.config.max_position_embeddings
     if length > positions - model.config.pad_token_id - 1:
         raise UserError(f"model.sequence_length={length} is longer than the model's positions")
-    data = prepare_data(data_config, tokenizer, cache_folder(cfg.cache_dir), splits=("validation",))
+    data = prepare_data(data_config, tokenizer, cache_folder(cache_dir), splits=("validation",))
     recorded = source.record.get("data_fingerprint")
     # the first half of a fingerprint names the validation tokens
     same_text = recorded is not None and recorded[:16] == data.data_fingerprint[:16]
@@ -70,13 +77,15 @@ def score(cfg: DictConfig) -> dict[str, Any]:
         progress=accelerator.is_main_process,
     )  # fmt: skip
     seconds = time.perf_counter() - started
+    record_step = source.record.get("step", source.record.get("steps"))
+    check_validation(result.loss, str(source.folder), model)
     same_tokens = same_text and source.run_config is not None and (
         max_tokens == source.run_config["evaluation"]["max_tokens"]
         and data_config["mask_rate"] == source.run_config["data"]["mask_rate"]
     )  # fmt: skip
     scored = {
         "checkpoint": str(source.folder),
-        "step": source.record.get("step", source.record.get("steps")),
+        "step": record_step,
         "data": data_config["name"],
         "validation_loss": result.loss,
         "validation_perplexity": result.perplexity,
@@ -84,7 +93,9 @@ def score(cfg: DictConfig) -> dict[str, Any]:
         "unigram_perplexity": source.record.get("unigram_perplexity") if same_tokens else None,
         "masked_validation_tokens": result.masked_tokens,
         "validation_sequences": result.sequences,
+        "validation_tokens": result.sequences * length,
         "sequence_length": length,
+        "sequence_length_assumed": assumed,
         **model_figures(model, length, masker.masked_per_sequence(length)),
         "batch_size": batch_size,
         "processes": accelerator.num_processes,
@@ -97,7 +108,7 @@ def score(cfg: DictConfig) -> dict[str, Any]:
     if accelerator.is_main_process:
         sys.stdout.write(evaluation_table(scored))
         sys.stdout.flush()
-        write_result(scored, cfg.output, Path(str(cfg.checkpoint)).expanduser())
+        write_result(scored, output, Path(checkpoint).expanduser())
     accelerator.wait_for_everyone()
     return scored
 
@@ -118,8 +129,7 @@ def choose_data(cfg: DictConfig, source: ModelSource) -> tuple[dict[str, Any], b
     if cfg.get("data") is None:
         return {**run["data"], **({} if length is None else {"sequence_length": length})}, length is None
     if length is None:
-        # a folder without a run does not say what lengths it was trained on; BERT's short phase is a safe guess
-        cfg.model.sequence_length = run["data"]["sequence_length"] if run else 128
+        cfg.model.sequence_length = run["data"]["sequence_length"] if run else ASSUMED_LENGTH
     data = OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
     absolute_paths(data)
     return data, run is not None and data == run["data"]
@@ -135,7 +145,7 @@ def write_result(scored: dict[str, Any], output: str | None, checkpoint: Path) -
     try:
         if output:
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(scored, indent=2) + "\n")
+        write_atomically(path, to_json(scored, indent=2))
     except OSError as error:
         if output:
             raise UserError(f"cannot write {path}: {error.strerror}") from None

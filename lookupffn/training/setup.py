@@ -11,39 +11,47 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lookupffn.data import Masker, PreparedData
-from lookupffn.errors import UserError, unknown_name
-from lookupffn.ffn import resolve_options
+from lookupffn.errors import UserError
 from lookupffn.model import LookupRobertaForMaskedLM, build_model_config
 from lookupffn.training.checkpoint import newest_checkpoint, remove_partial
 from lookupffn.training.run_folder import CHECKPOINTS
-from lookupffn.training.settings import (
-    TrainingSettings,
-    evaluation_settings,
-    optimizer_settings,
-    training_settings,
-)
-from lookupffn.training.source import check_vocabulary, load_model
-from lookupffn.training.tracking import check_tracker
+from lookupffn.training.source import ModelSource, check_tokenizer, check_vocabulary, load_model
 
-OUTPUT_BIAS_INITS = ("zeros", "unigram")
+# settings that name a file or folder
+_PATHS = ("output_dir", "cache_dir", "init_from")
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain values, with paths that hold from any folder.
 
     Raises:
-        UserError: a section is missing.
+        UserError: a section is missing, or a path is something else.
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for section in ("ffn", "model", "data", "tokenizer", "optimizer", "training", "tracker", "evaluation"):
         if not isinstance(config.get(section), dict):
             raise UserError(f"the config has no {section}: choose one, as in {section}=<name>")
+    for name in _PATHS:
+        config[name] = path_text(name, config[name])
     absolute_paths(config["data"])
     tokenizer_path = config["tokenizer"].get("path")
     # a folder, or else a name on the hub
     if tokenizer_path and Path(str(tokenizer_path)).expanduser().is_dir():
         config["tokenizer"]["path"] = absolute(tokenizer_path)
     return config
+
+
+def path_text(name: str, value: object) -> str | None:
+    """A path that the user typed; a folder may well be called 2024.
+
+    Raises:
+        UserError: the value is something else, such as nan.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{name} must be a path, not {value!r}: to call it that, write {name}=./{value}")
+    return value or None
 
 
 def absolute_paths(data: dict[str, Any]) -> None:
@@ -59,34 +67,6 @@ def absolute_paths(data: dict[str, Any]) -> None:
 def absolute(path: str) -> str:
     """A path or glob that means the same from any folder."""
     return os.path.abspath(os.path.expanduser(path))
-
-
-def check_config(config: dict[str, Any]) -> TrainingSettings:
-    """Refuses what can be refused before the corpus is prepared.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    seed = config["seed"]
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"seed must be a whole number from 0, not {seed!r}")
-    settings = training_settings(config["training"], 1)
-    optimizer_settings(config["optimizer"])
-    evaluation_settings(config["evaluation"])
-    check_tracker(config["tracker"])
-    ffn = dict(config["ffn"])
-    if "name" not in ffn:
-        raise UserError("ffn has no name: choose one, as in ffn=lookup")
-    resolve_options(ffn.pop("name"), config["model"]["hidden_size"], ffn)
-    bias_init = config["model"].get("output_bias_init", "zeros")
-    if bias_init not in OUTPUT_BIAS_INITS:
-        raise unknown_name("model.output_bias_init", bias_init, OUTPUT_BIAS_INITS)
-    length, positions = config["data"].get("sequence_length"), config["model"]["max_positions"]
-    if isinstance(length, int) and length > positions:
-        raise UserError(f"sequence_length={length} is longer than model.max_positions={positions}")
-    if settings.precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("training.precision=fp16 needs a GPU; on this machine use fp32 or bf16")
-    return settings
 
 
 def build_masker(data: PreparedData, mask_rate: float) -> Masker:
@@ -121,14 +101,16 @@ def resume_point(path: Path, data: PreparedData) -> tuple[Path | None, dict[str,
 
 
 def build_model(
-    config: dict[str, Any], data: PreparedData, checkpoint: Path | None, init_folder: Path | None
+    config: dict[str, Any], data: PreparedData, checkpoint: Path | None, init: ModelSource | None
 ) -> LookupRobertaForMaskedLM:
     """The model of the run: from its checkpoint, from `init_from`, or new."""
     torch.manual_seed(config["seed"])
-    folder = checkpoint or init_folder
-    if folder is not None:
-        model = load_model(folder)
-        check_vocabulary(data.tokenizer, model.config, folder)
+    if checkpoint is not None:  # resume_point has compared the tokenizers
+        return load_model(checkpoint)
+    if init is not None:
+        model = load_model(init.folder)
+        check_vocabulary(data.tokenizer, model.config, init.folder)
+        check_tokenizer(data.tokenizer, init)
         return model
     model = LookupRobertaForMaskedLM(build_model_config(config["model"], config["ffn"], data.tokenizer))
     if config["model"].get("output_bias_init") == "unigram":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from transformers import (
     RobertaPreLayerNormForMaskedLM,
 )
 
+from lookupffn.data.tokenizer import tokenizer_fingerprint
 from lookupffn.errors import UserError
 from lookupffn.model import LookupRobertaConfig, LookupRobertaForMaskedLM, load_stock_weights
 from lookupffn.training.checkpoint import METADATA_FILE, newest_checkpoint, verify_checkpoint
+from lookupffn.training.files import altered
 from lookupffn.training.run_folder import CHECKPOINTS, CONFIG, MODEL, SUMMARY, read_config
 
 _STOCK = RobertaPreLayerNormConfig.model_type
@@ -65,7 +67,7 @@ def find_model(path: str | Path) -> ModelSource:
     if (path / CONFIG).exists() or (path / CHECKPOINTS).is_dir():
         run_config = read_config(path)
         if (path / SUMMARY).exists():
-            return ModelSource(path / MODEL, run_config, read_json(path / SUMMARY))
+            return ModelSource(path / MODEL, run_config, finished_record(path))
         newest = newest_checkpoint(path / CHECKPOINTS)
         if newest is None:
             raise UserError(f"{path} has no checkpoint yet: wait for its first, or give another folder")
@@ -76,8 +78,26 @@ def find_model(path: str | Path) -> ModelSource:
         record, run = verify_checkpoint(path), path.resolve().parent.parent
     else:
         run = path.resolve().parent
-        record = read_json(run / SUMMARY) if path.name == MODEL and (run / SUMMARY).exists() else {}
+        record = finished_record(run) if path.name == MODEL and (run / SUMMARY).exists() else {}
     return ModelSource(path, read_config(run) if record and (run / CONFIG).exists() else None, record)
+
+
+def finished_record(run: Path) -> dict[str, Any]:
+    """summary.json of a finished run whose model/ is what was written.
+
+    Raises:
+        UserError: it is not, or summary.json is damaged.
+    """
+    record = read_json(run / SUMMARY)
+    files = record.get("model_sha256", {})  # runs of earlier versions noted nothing
+    again = f"its last checkpoint is in {run / CHECKPOINTS}"
+    try:
+        name = altered(run / MODEL, files)
+    except (OSError, AttributeError) as error:
+        raise UserError(f"damaged model {run / MODEL}: a file of it cannot be read ({error}); {again}") from None
+    if name:
+        raise UserError(f"damaged model {run / MODEL}: {name} is not what was written; {again}")
+    return record
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -167,20 +187,37 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: LookupRobertaCo
         )
 
 
-def adopt_model(config: dict[str, Any]) -> Path:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: ModelSource) -> None:
+    """Raises a UserError where a tokenizer is not the one that a model was trained with, whatever its size."""
+    expected = source.record.get("tokenizer_fingerprint")
+    if expected is None:
+        try:
+            expected = tokenizer_fingerprint(load_tokenizer(source.folder))
+        except UserError as error:
+            logger.warning("cannot tell whether the tokenizer is the model's own: %s", error)
+            return
+    if tokenizer_fingerprint(tokenizer) != expected:
+        raise UserError(
+            f"the tokenizer is not the one that the model in {source.folder} was trained with: they do not belong "
+            f"together; use the model's own (tokenizer=pretrained tokenizer.path={source.folder})"
+        )
+
+
+def adopt_model(config: dict[str, Any]) -> ModelSource:
     """Makes a run's config say what `init_from` holds: its feed-forward, its sizes and its tokenizer.
 
     Args:
         config: the resolved config; `ffn`, `model`, `tokenizer` and `init_from` are rewritten.
 
     Returns:
-        The folder with the weights.
+        The model; its folder is absolute.
 
     Raises:
         UserError: no model there, or it is too short for the run's sequences.
     """
     source = find_model(config["init_from"])
-    folder = source.folder.resolve()
+    source = replace(source, folder=source.folder.resolve())
+    folder = source.folder
     held = load_model_config(folder)
     model = config["model"]
     wanted = {"ffn": config["ffn"].get("name"), **{name: model.get(name) for name in _ARCHITECTURE}}
@@ -195,16 +232,17 @@ def adopt_model(config: dict[str, Any]) -> Path:
         "name": (source.run_config or {}).get("model", {}).get("name", folder.name),
         "max_positions": held.max_position_embeddings - held.pad_token_id - 1,
     }
-    if model["sequence_length"] > config["model"]["max_positions"]:
+    length = model.get("sequence_length")
+    if isinstance(length, int) and length > config["model"]["max_positions"]:
         raise UserError(
-            f"model.sequence_length={model['sequence_length']} is longer than the {config['model']['max_positions']} "
+            f"model.sequence_length={length} is longer than the {config['model']['max_positions']} "
             f"positions of the model in {folder}"
         )
     config["init_from"] = str(folder)
     # a newly trained vocabulary would not fit the embeddings
     if config["tokenizer"].get("name") == "trained":
         config["tokenizer"] = {"name": "pretrained", "path": str(folder)}
-    return folder
+    return source
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from lookupffn.model import LookupRobertaForMaskedLM
 
 
 class NonFiniteError(UserError):
-    """The loss or a gradient became NaN or infinite; the weights are still those of the step before."""
+    """The loss, a gradient or a weight became NaN or infinite."""
 
 
 def update(
@@ -67,23 +67,39 @@ def update(
     loss, grad_norm = torch.stack([torch.stack(losses).mean(), norm.float().to(device)]).tolist()
     # with fp16 an infinite gradient is the scaler's business: it skips the step and lowers the scale
     if not math.isfinite(loss) or (not math.isfinite(grad_norm) and accelerator.scaler is None):
-        raise NonFiniteError(describe_non_finite(model, step + 1, loss, grad_norm))
+        raise NonFiniteError(f"step {step + 1}: loss {loss}, gradient norm {grad_norm}; {describe_non_finite(model)}")
     optimizer.step()
     optimizer.zero_grad()
     return loss, grad_norm, {f"auxiliary_{name}": float(value.detach()) for name, value in auxiliary.items()}
 
 
-def describe_non_finite(model: nn.Module, step: int, loss: float, grad_norm: float) -> str:
-    """Which step and which parameters, in one line."""
+def check_weights(model: nn.Module, step: int) -> None:
+    """Raises a NonFiniteError where a weight is NaN or infinite: nothing to keep as a checkpoint."""
+    # one synchronisation for all of them
+    if not torch.stack([torch.isfinite(p.detach()).all() for p in model.parameters()]).all():
+        raise NonFiniteError(f"step {step}: {describe_non_finite(model)}")
+
+
+def check_validation(loss: float, where: str, model: nn.Module) -> None:
+    """Raises a NonFiniteError where a validation loss is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"{where}: validation loss {loss}; {describe_non_finite(model)}")
+
+
+def describe_non_finite(model: nn.Module) -> str:
+    """Which parameters, in one line."""
     weights = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
     gradients = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
     kind, names = ("weights", weights) if weights else ("gradients", gradients)
-    where = f"non-finite {kind} in {len(names)} parameters: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
-    return (
-        f"step {step}: loss {loss}, gradient norm {grad_norm}; {where}. The run stops and its last checkpoint is kept; "
-        "try a lower optimizer.lr, a longer warm-up or training.precision=fp32 (init_from=<run folder> starts from the "
-        "checkpoint's weights)"
-    )
+    if not names:
+        return "weights and gradients are finite"
+    return f"non-finite {kind} in {len(names)} parameters: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+
+
+def advice(kept: str) -> str:
+    """What to do after a NonFiniteError; ``kept`` says which checkpoint there is."""
+    start = " (init_from=<run folder> starts from its weights)" if kept.startswith("The") else ""
+    return f". The run stops. {kept}{start}; try a lower optimizer.lr, a longer warm-up or training.precision=fp32"
 
 
 def seed_dropout(seed: int, step: int, rank: int, micro: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import platform
 import subprocess
+import tomllib
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +18,8 @@ from lookupffn.model import LookupRobertaForMaskedLM
 
 # nats below the unigram loss at which a model has left the plateau that masked language modelling starts on
 PLATEAU_MARGIN = 0.5
-PACKAGES = ("lookupffn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
 
 
 def model_figures(model: LookupRobertaForMaskedLM, sequence_length: int, masked: int) -> dict[str, Any]:
@@ -65,19 +67,33 @@ def plateau_exit_step(lines: Sequence[dict[str, Any]], unigram_loss: float) -> i
 
 def surroundings(device: torch.device) -> dict[str, Any]:
     """Machine and software: device, threads, git_commit, versions."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # lookupffn itself, run from its checkout
-            versions[package] = None
     return {
         "device": device.type,
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
-        "versions": versions,
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what computes; what is not installed is left out."""
+    found = {"python": platform.python_version(), "lookupffn": own_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def own_version() -> str | None:
+    """This project's version, from the checkout it runs from or as installed."""
+    with contextlib.suppress(OSError, tomllib.TOMLDecodeError, KeyError):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        if project["name"] == "lookupffn":
+            return project["version"]
+    with contextlib.suppress(PackageNotFoundError):
+        return version("lookupffn")
+    return None
 
 
 def device_name(device: torch.device) -> str:
@@ -93,19 +109,20 @@ def device_name(device: torch.device) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from; None outside one."""
-    root = Path(__file__).resolve().parents[2]
+    """The commit of the checkout this package runs from, "-dirty" after it where files differ; None outside one."""
     try:
-        output = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"],
-            capture_output=True, text=True, timeout=10, check=True, stdin=subprocess.DEVNULL,
-        ).stdout.split("\n")  # fmt: skip
+        top, commit, *_ = _git("rev-parse", "--show-toplevel", "HEAD").split("\n")
+        # a package installed inside some other project's checkout is not that project
+        if Path(top) != ROOT:
+            return None
+        return commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no").strip() else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    # a package installed inside some other project's checkout is not that project
-    return output[1] if Path(output[0]) == root else None
 
 
-def perplexity(loss: float) -> float:
-    """exp(loss), infinite where it overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        # status would otherwise take the lock of a repository that someone may be working in
+        ["git", "--no-optional-locks", "-C", str(ROOT), *arguments],
+        capture_output=True, text=True, timeout=10, check=True, stdin=subprocess.DEVNULL,
+    ).stdout  # fmt: skip

@@ -30,10 +30,22 @@ def test_run_table():
 
 
 def test_evaluation_table():
-    result = FIGURES | {"masked_validation_tokens": 640, "data": "text", "checkpoint": "x/model"}
+    result = FIGURES | {
+        "masked_validation_tokens": 640,
+        "data": "text",
+        "checkpoint": "x/model",
+        "validation_sequences": 1,
+        "validation_tokens": 4096,
+        "sequence_length": 4096,
+        "sequence_length_assumed": False,
+    }
     text = evaluation_table(result | {"unigram_perplexity": None})
-    for part in ("20.09\n", "3.000000 nats", "640 masked tokens of text", "x/model"):
+    for part in ("20.09\n", "3.000000 nats", "640 masked tokens of text", "1 sequence, 4,096 tokens", "x/model"):
         assert part in text
+    assert "sequence length        4096\n" in text
+    several = evaluation_table(result | {"validation_sequences": 2000, "sequence_length_assumed": True})
+    assert "2,000 sequences" in several and "4096 (assumed" in several
+    assert "inf (unigram" in evaluation_table(result | {"validation_perplexity": None})
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (59.7, "1 min 00 s"), (3725, "1 h 02 min")])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from lookupffn.errors import UserError
 from lookupffn.training.checkpoint import (
@@ -53,10 +54,35 @@ def test_no_checkpoints(tmp_path: Path):
 
 def test_failed_write_leaves_the_last_good_one(tmp_path: Path):
     save(tmp_path, 1, keep=1)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        UserError, match=r"No space.*full or not writable. The last checkpoint \(step-00000001\) is kept"
+    ):
         save(tmp_path, 2, keep=1, fail=True)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
     verify_checkpoint(tmp_path / "step-00000001")
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), True),
+        (SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), True),
+        (Exception("No space left on device (os error 28)"), True),
+        (RuntimeError("a mistake of ours"), False),
+    ],
+)
+def test_only_a_disk_that_refuses_is_called_full(
+    error: Exception, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    expected = r"full or not writable. No checkpoint had been written yet" if refused else "a mistake of ours"
+    with pytest.raises(UserError if refused else RuntimeError, match=expected) as caught:
+        save(tmp_path, 1)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_leftovers_of_a_kill_are_cleared(tmp_path: Path):

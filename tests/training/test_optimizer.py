@@ -48,6 +48,6 @@ def test_no_warmup():
 def test_schedule_of_minutes():
     s = settings(warmup_steps=None, warmup_ratio=0.1)
     rates = [learning_rate(s, step=0, total_steps=None, progress=p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+    assert rates == pytest.approx([0.01, 0.5, 1.0, 0.5, 0.0])  # never 0 at the first update
     counted = settings(warmup_steps=10, warmup_ratio=None)
     assert learning_rate(counted, step=4, total_steps=None, progress=0.2) == pytest.approx(0.5 * 0.8)

@@ -101,7 +101,7 @@ def test_strange_folders_are_left_alone(tmp_path: Path):
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="full is not empty and holds no run"):
         open_run_folder(config(output_dir="full", overwrite=True))
-    assert (tmp_path / "full" / "thesis.tex").exists()
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot write in file"):
         open_run_folder(config(output_dir="file"))
@@ -135,6 +135,53 @@ def test_a_run_that_never_began_leaves_no_folder(tmp_path: Path):
     open_run_folder(config()).release()
     open_run_folder(config(output_dir="a/b")).release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_from_before_a_refused_run_stay(tmp_path: Path):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    open_run_folder(config()).release()
+    open_run_folder(config(output_dir="mine/empty")).release()
+    open_run_folder(config(output_dir="mine/new/newer")).release()
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["mine", "mine/empty", "outputs"]
+
+
+def test_overwrite_goes_on_only_with_the_same_run_and_a_whole_checkpoint(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lookupffn.training.run_folder.newest_checkpoint", lambda folder: found[0]())
+    again = config(output_dir="x", overwrite=True)
+
+    def kept(config: dict) -> bool:
+        folder = open_run_folder(config)
+        result = (folder.path / "metrics.jsonl").exists()
+        begin(folder.path)
+        folder.release()
+        return result
+
+    def damaged() -> None:
+        raise UserError("no checkpoint is whole")
+
+    found = [damaged]
+    kept(again)
+    assert not kept(again)
+    found[0] = lambda: None
+    assert not kept(again)
+    found[0] = lambda: (Path("x"), {})
+    assert kept(again)
+    assert not kept({**again, "seed": 3})
+    (Path("x") / "config.yaml").write_text("a: [")
+    assert not kept(again)
+
+
+def test_overwrite_replaces_the_default_folder():
+    first = open_run_folder(config())
+    begin(first.path)
+    finish(first.path)
+    with pytest.raises(UserError, match="in use"):
+        open_run_folder(config(overwrite=True))
+    first.release()
+    again = open_run_folder(config(overwrite=True))
+    assert again.path == first.path
+    assert sorted(p.name for p in first.path.iterdir()) == [".lock", "config.yaml"]
 
 
 def test_the_lock_dies_with_its_owner_whatever_its_workers_do():

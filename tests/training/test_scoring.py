@@ -9,11 +9,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-import lookupffn.training.loop as loop
 from lookupffn.errors import UserError
 from lookupffn.training import score
 from lookupffn.training.source import find_model, load_model
-from tests.training.tiny import Workspace, compose
+from tests.training.tiny import Workspace, compose, stranger
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,9 @@ def test_running_run_and_its_parts(tiny: Workspace, copy: Path, tmp_path: Path):
     assert earlier["step"] == 3 and earlier["validation_loss"] != final["validation_loss"]
 
 
-def test_other_files_and_other_lengths(tiny: Workspace, run: Path, copy: Path, tmp_path: Path):
+def test_other_files_and_other_lengths(
+    tiny: Workspace, run: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     text = tmp_path / "other.txt"
     text.write_text("abc dea bcd " * 400)
     model = shutil.copytree(run / "model", tmp_path / "model")  # belongs to no run
@@ -69,6 +70,10 @@ def test_other_files_and_other_lengths(tiny: Workspace, run: Path, copy: Path, t
         tiny, f"checkpoint={model}", "data=text", f"data.validation_files={text}", "model.sequence_length=16"
     )
     assert (result["sequence_length"], result["unigram_perplexity"]) == (16, None)
+    assert not result["sequence_length_assumed"] and "assumed" not in capsys.readouterr().out
+    result = evaluate(tiny, f"checkpoint={model}", "data=text", f"data.validation_files={text}")
+    assert (result["sequence_length"], result["sequence_length_assumed"]) == (128, True)
+    assert "128 (assumed" in capsys.readouterr().out
     result = evaluate(tiny, f"checkpoint={copy}", "data=text", f"data.validation_files={text}")
     assert (result["sequence_length"], result["unigram_perplexity"]) == (32, None)
     with pytest.raises(UserError, match="longer than the model's positions"):
@@ -102,7 +107,62 @@ def test_run_without_a_checkpoint_yet(copy: Path):
         find_model(copy)
 
 
+def test_damaged_model_of_a_finished_run(tiny: Workspace, copy: Path):
+    weights = copy / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    for path in (copy, copy / "model"):
+        with pytest.raises(UserError, match=r"damaged model .*: model.safetensors is not what was written") as caught:
+            evaluate(tiny, f"checkpoint={path}")
+        assert "\n" not in str(caught.value)
+    weights.unlink()
+    with pytest.raises(UserError, match="a file of it cannot be read"):
+        evaluate(tiny, f"checkpoint={copy}")
+
+
+def forget_digests(run: Path) -> None:
+    """As a run of an earlier version left it."""
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["model_sha256"]
+    (run / "summary.json").write_text(json.dumps(summary))
+
+
+def test_tokenizer_of_the_same_size(tiny: Workspace, copy: Path, tmp_path: Path):
+    forget_digests(copy)
+    stranger(copy / "model", tmp_path / "tokenizer")
+    shutil.copy(tmp_path / "tokenizer" / "tokenizer.json", copy / "model")
+    with pytest.raises(UserError, match=r"not the one that the model in .* was trained with"):
+        evaluate(tiny, f"checkpoint={copy}")
+
+
+def test_non_finite_score_is_an_error(tiny: Workspace, copy: Path):
+    forget_digests(copy)
+    weights = load_file(copy / "model" / "model.safetensors")
+    weights["lm_head.bias"][:] = float("nan")
+    save_file(weights, copy / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"validation loss nan; non-finite weights in 1 parameters: lm_head.bias"):
+        evaluate(tiny, f"checkpoint={copy}")
+    assert not (copy / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.mask_rate=abc", "data.mask_rate is 'abc'"),
+        ("data.validation_fraction=abc", "data.validation_fraction is 'abc'"),
+        ("model.sequence_length=abc", "model.sequence_length is 'abc'"),
+        ("output=1.5", "output must be a path"),
+        ("cache_dir=nan", "cache_dir must be a path"),
+    ],
+)
+def test_bad_values_are_one_line(override: str, message: str, tiny: Workspace, run: Path):
+    with pytest.raises(UserError, match=message):
+        evaluate(tiny, f"checkpoint={run}", "data=text", f"data.validation_files={tiny.root}/validation.txt", override)
+
+
 def test_tokenizer_of_another_model(tiny: Workspace, copy: Path):
+    forget_digests(copy)
     tokenizer = AutoTokenizer.from_pretrained(copy / "model")
     tokenizer.add_tokens(["more"])
     tokenizer.save_pretrained(copy / "model")
@@ -139,8 +199,3 @@ def test_damaged_and_strange_models(copy: Path, tmp_path: Path):
         refused(message)
     (model / "config.json").write_text("[" * 100_000)
     refused("cannot read")
-
-
-def test_loop_and_scoring_share_the_masks(tiny: Workspace, run: Path):
-    # whoever builds a masker anew must get the run's masks, or scores could not be compared
-    assert loop.build_masker is score.__globals__["build_masker"]

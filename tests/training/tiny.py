@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -98,6 +99,15 @@ def _workspace(base: Path) -> Workspace:
         texts = [" ".join(generator.choices(words, weights, k=200)) for _ in range(documents)]
         (root / f"{name}.txt").write_text("\n\n".join(texts), encoding="utf-8")
     return Workspace(root)
+
+
+def stranger(tokenizer: Path, folder: Path) -> None:
+    """Saves a tokenizer of the same size in which two words have each other's ids."""
+    shutil.copytree(tokenizer, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    document = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = document["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (folder / "tokenizer.json").write_text(json.dumps(document))
 
 
 def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess:

@@ -50,8 +50,9 @@ def fold(weight: Tensor, alpha: float) -> Tensor:
 class FoldedProjection:
     """Folded weights, kept from call to call until the weight changes.
 
-    A change is seen by torch's version counter, which counts every in-place write except those through ``.data``;
-    after such a write call ``clear``.
+    A change is seen by torch's version counter, which counts in-place writes except those of fused optimizers and those
+    through ``.data``. So a forward with gradients and a switch between training and evaluation forget the folded
+    weights as well; after any other such write call ``clear``.
     """
 
     def __init__(self) -> None:

@@ -105,6 +105,29 @@ def test_folded_weights_follow_the_parameter():
     ffn(x).sum().backward()
 
 
+@pytest.mark.parametrize("switch", [False, True])
+def test_folded_weights_follow_a_fused_optimizer(switch):
+    # its writes do not raise the parameters' version
+    ffn = build_ffn("lookup", hidden_size=64)
+    optimizer = torch.optim.AdamW(ffn.parameters(), lr=0.1, fused=True)
+    x = torch.randn(5, 64)
+    for _ in range(3):
+        loss = ffn(x).square().sum()
+        if switch:  # an evaluation between a forward and its update
+            ffn.eval()
+            with torch.no_grad():
+                ffn(x)
+            ffn.train()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if switch:
+            ffn.eval()
+        with torch.no_grad():
+            assert torch.equal(ffn(x), copy.deepcopy(ffn)(x))
+        ffn.train()
+
+
 def arguments():
     x, weight, bias = torch.randn(9, 32), fold(torch.randn(2, 4, 2, 16, 16), 0.7), torch.randn(40)
     return [x, weight, bias, torch.randn(5, 256, 32), None, torch.randn(32), 0.3, 32, 2]

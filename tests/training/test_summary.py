@@ -1,0 +1,60 @@
+"""What summary.json says besides the measurements."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from lookupffn.training import summary
+from lookupffn.training.files import to_json
+from lookupffn.training.summary import git_commit, plateau_exit_step, versions
+
+
+def test_plateau_exit_step():
+    lines = [
+        {"step": 10, "loss": 1.0},  # training losses do not count
+        {"step": 20, "validation_loss": 6.0},
+        {"step": 30, "validation_loss": 5.51},
+        {"step": 40, "validation_loss": 5.5},
+        {"step": 50, "validation_loss": 4.0},
+    ]
+    assert plateau_exit_step(lines, 6.0) == 40
+    assert plateau_exit_step(lines, 6.01) == 30
+    assert plateau_exit_step(lines[:3], 6.0) is None
+    assert plateau_exit_step([], 6.0) is None
+
+
+def test_commit_says_when_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(summary, "ROOT", tmp_path.resolve())
+    assert git_commit() is None
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "-q")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-qm", "a")
+    commit = git("rev-parse", "HEAD").strip()
+    (tmp_path / "new").write_text("1")
+    assert git_commit() == commit
+    (tmp_path / "a").write_text("2")
+    assert git_commit() == f"{commit}-dirty"
+    (tmp_path / "inside").mkdir()
+    monkeypatch.setattr(summary, "ROOT", (tmp_path / "inside").resolve())
+    assert git_commit() is None
+
+
+def test_versions():
+    found = versions()
+    assert found["torch"] == torch.__version__
+    assert {"python", "transformers", "lookupffn"} <= set(found) and None not in found.values()
+
+
+def test_json_has_no_infinities():
+    values = {"a": float("inf"), "b": [float("nan"), 1.5], "c": {"d": -float("inf")}, "e": "NaN"}
+    assert to_json(values) == '{"a": null, "b": [null, 1.5], "c": {"d": null}, "e": "NaN"}\n'
