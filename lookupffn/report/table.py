@@ -53,7 +53,7 @@ def render(rows: list[tuple[str, str]]) -> str:
     """Two aligned columns between rules."""
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    rule = "-" * max(map(len, lines))
+    rule = "-" * min(80, max(map(len, lines)))
     return "\n".join([rule, *lines, rule]) + "\n"
 
 
