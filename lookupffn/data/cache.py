@@ -54,13 +54,16 @@ def digest_bar(total: int) -> tqdm:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the content of ``path`` at once: a reader sees the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """A file that is either the old one or the whole new one, after a power failure too."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def read_manifest(entry: Path) -> dict[str, dict]:

@@ -37,19 +37,6 @@ def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
     return json.dumps(finite(values), allow_nan=False, indent=indent) + "\n"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """A file that is either the old one or the whole new one, after a power failure too."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 @contextmanager
 def whole_folder(final: Path, what: str, *, kept: str) -> Iterator[Path]:
     """A folder to write in that gets its name when all of it is on the disk, and is gone after any failure.

@@ -20,13 +20,14 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from lookupffn.data import PreparedData, prepare_data, training_batches
+from lookupffn.data.cache import write_atomically
 from lookupffn.evaluation import evaluate_mlm, unigram_perplexity
 from lookupffn.model import LookupRobertaForMaskedLM
 from lookupffn.report import run_table
 from lookupffn.training.checkpoint import load_state, save_checkpoint, save_model, what_is_kept
 from lookupffn.training.checks import check_config
 from lookupffn.training.clock import Clock
-from lookupffn.training.files import digests, finite, to_json, whole_folder, write_atomically
+from lookupffn.training.files import digests, finite, to_json, whole_folder
 from lookupffn.training.optimizer import build_optimizer, learning_rate
 from lookupffn.training.processes import gather_losses, on_main, share, start_accelerator, sum_over
 from lookupffn.training.run_folder import (

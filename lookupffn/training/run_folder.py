@@ -25,9 +25,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from lookupffn.data.cache import write_atomically
 from lookupffn.errors import UserError
 from lookupffn.training.checkpoint import newest_checkpoint
-from lookupffn.training.files import to_json, write_atomically
+from lookupffn.training.files import to_json
 
 CONFIG, METRICS, CHECKPOINTS, MODEL, SUMMARY, LOCK = (
     "config.yaml",

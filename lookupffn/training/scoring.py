@@ -11,11 +11,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lookupffn.data import prepare_data
+from lookupffn.data.cache import write_atomically
 from lookupffn.errors import UserError
 from lookupffn.evaluation import evaluate_mlm
 from lookupffn.report import evaluation_table
 from lookupffn.training.checks import check_data
-from lookupffn.training.files import to_json, write_atomically
+from lookupffn.training.files import to_json
 from lookupffn.training.processes import start_accelerator, sum_over
 from lookupffn.training.settings import evaluation_settings
 from lookupffn.training.setup import absolute_paths, build_masker, cache_folder, path_text
