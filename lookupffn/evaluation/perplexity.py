@@ -116,6 +116,12 @@ def evaluate_mlm(
     return EvaluationResult(loss, perplexity, int(tokens), len(chosen))
 
 
+def unigram_log_probabilities(token_counts: np.ndarray) -> np.ndarray:
+    """Log frequencies of the training text, one added to each count: [V] float64."""
+    counts = token_counts + 1.0
+    return np.log(counts) - np.log(counts.sum())
+
+
 def unigram_perplexity(
     token_counts: np.ndarray,
     packed: Any,
@@ -134,8 +140,7 @@ def unigram_perplexity(
         data_fingerprint: as for ``evaluate_mlm``.
         max_tokens: as for ``evaluate_mlm``.
     """
-    counts = token_counts.astype(np.float64) + 1.0
-    losses = np.log(counts.sum()) - np.log(counts)
+    losses = -unigram_log_probabilities(token_counts)
     chosen = validation_sequences(len(packed), packed.sequence_length, max_tokens)
     total, tokens = 0.0, 0
     for batch in _batches(packed, masker, chosen, 1024, data_fingerprint):

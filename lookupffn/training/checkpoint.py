@@ -141,4 +141,7 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
 def remove_partial(folder: Path) -> None:
     """Clears what a killed run left half-written."""
     for path in folder.glob(".*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lookupffn.data import Masker, PreparedData
 from lookupffn.errors import UserError
+from lookupffn.evaluation import unigram_log_probabilities
 from lookupffn.model import LookupRobertaForMaskedLM, build_model_config
 from lookupffn.training.checkpoint import newest_checkpoint, remove_partial
 from lookupffn.training.run_folder import CHECKPOINTS
@@ -114,16 +114,8 @@ def build_model(
         return model
     model = LookupRobertaForMaskedLM(build_model_config(config["model"], config["ffn"], data.tokenizer))
     if config["model"].get("output_bias_init") == "unigram":
+        # Learned, the unigram moves all token embeddings the same way, since the output matrix is tied to them, and
+        # tokens look alike to attention for longer.
         with torch.no_grad():
-            model.lm_head.bias.copy_(unigram_log_probabilities(data.token_counts))
+            model.lm_head.bias.copy_(torch.from_numpy(unigram_log_probabilities(data.token_counts)))
     return model
-
-
-def unigram_log_probabilities(token_counts: np.ndarray) -> torch.Tensor:
-    """Log frequencies of the training text, one added to each count: [V] float32.
-
-    As the output bias they start a model at the unigram loss. Learning them instead moves all token embeddings the same
-    way, since the output matrix is tied to them, and tokens look alike to attention for longer.
-    """
-    counts = token_counts + 1.0
-    return torch.from_numpy(np.log(counts / counts.sum())).float()

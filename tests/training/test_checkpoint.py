@@ -88,6 +88,7 @@ def test_only_a_disk_that_refuses_is_called_full(
 def test_leftovers_of_a_kill_are_cleared(tmp_path: Path):
     (tmp_path / ".step-00000007.partial").mkdir()
     save(tmp_path, 1)
+    (tmp_path / ".summary.json.123.partial").write_text("{")
     remove_partial(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
