@@ -80,10 +80,12 @@ class FeedForward(nn.Module, ABC):
         Options: the dataclass of its options.
         hidden_size: size of its inputs and outputs.
         options: its options, every value resolved.
+        collecting: whether forwards in evaluation gather statistics.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]]
+    collecting: bool = False
 
     def __init__(self, hidden_size: int, options: Options) -> None:
         """``options`` must be resolved for ``hidden_size``. Subclasses create their parameters and reset them."""
@@ -97,7 +99,7 @@ class FeedForward(nn.Module, ABC):
 
     @abstractmethod
     def cost(self) -> Cost:
-        """Cost of one token at inference."""
+        """Cost of one token at inference; an average as last measured where it depends on the token."""
 
     @abstractmethod
     def reset_parameters(self, initializer_range: float = 0.02) -> None:
@@ -111,4 +113,22 @@ class FeedForward(nn.Module, ABC):
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Named, weighted scalars of the last forward in training, to be added to the loss. None by default."""
+        return {}
+
+    def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that the optimizer may treat apart: "tables" (rows read by address) and "hash" (what addresses).
+
+        None by default.
+        """
+        return {}
+
+    def collect_statistics(self, enabled: bool) -> None:
+        """Begin to gather, from nothing, what ``statistics`` reports of forwards in evaluation; or stop to.
+
+        Subclasses that have statistics extend this.
+        """
+        self.collecting = enabled
+
+    def statistics(self) -> dict[str, float]:
+        """Named figures of the tokens seen since ``collect_statistics(True)``; none by default."""
         return {}

@@ -1,13 +1,14 @@
 """LookupFFN: hash the token, look rows up in tables, add them (Zeng et al., arXiv 2403.07221).
 
-Departures from the paper, each an option: ``num_probes`` above 1 (the paper's general N; its experiments use 1) and
-``init="isometric"`` (factors that keep the norm, so that the learned hash counts from the first step).
+Departures from the paper, each an option: ``num_probes`` above 1 (the paper's general N; its experiments use 1),
+``init="isometric"`` (factors that keep the norm, so that the learned hash counts from the first step), ``table_std``
+and ``normaliser="kept"``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import log, sqrt
 from typing import Self
 
 import torch
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 from lookupffn import cost, ops
 from lookupffn.ffn.base import FeedForward, Options, require
 from lookupffn.ops.bh4 import FACTORS, next_power_of_two
+from lookupffn.ops.hash import NORMALISERS
 
 PROJECTIONS = ("bh4", "dense")
 INITS = ("isometric", "paper")
 TABLE_TYPES = ("float", "int8")
 _LARGEST_TABLE = 1 << 24  # codes are computed exactly in float32 up to here
+# tokens whose codes one evaluation counts: enough for every row of a table of thousands, and a small part of the time
+_COUNTED_TOKENS = 65_536
 
 
 def _is_power_of_two(n: int) -> bool:
@@ -39,6 +43,8 @@ class LookupOptions(Options):
         alpha: weight of BH4(x) against x itself, 0 to 1.
         init: "isometric" (each factor keeps the norm) or "paper" (the authors': BH4 starts nearly at zero).
         num_probes: N, how many of the largest softmax terms are kept, 1 to table_size.
+        normaliser: the scores' softmax runs over "all" sign codes (the paper's) or the "kept" ones (no kernels).
+        table_std: standard deviation of the tables at the start; the authors' is 0.02.
         table_type: "float" (trainable), or "int8" with a scale a row, for tables that ``quantize_tables`` has made.
     """
 
@@ -49,6 +55,8 @@ class LookupOptions(Options):
     alpha: float = 0.7
     init: str = "isometric"
     num_probes: int = 2
+    normaliser: str = "all"
+    table_std: float = 0.02
     table_type: str = "float"
 
     def resolve(self, hidden_size: int) -> LookupOptions:
@@ -59,6 +67,8 @@ class LookupOptions(Options):
         S, N = self.table_size, self.num_probes
         require(self.projection in PROJECTIONS, "lookup", f"projection must be bh4 or dense, not {self.projection!r}")
         require(self.init in INITS, "lookup", f"init must be isometric or paper, not {self.init!r}")
+        require(self.normaliser in NORMALISERS, "lookup", f"normaliser must be all or kept, not {self.normaliser!r}")
+        require(self.table_std >= 0, "lookup", f"table_std must be 0 or more, not {self.table_std}")
         require(self.table_type in TABLE_TYPES, "lookup", f"table_type must be float or int8, not {self.table_type!r}")
         require(tables >= 1, "lookup", f"num_tables must be at least 1, not {tables}")
         require(
@@ -118,6 +128,8 @@ class LookupFFN(FeedForward):
             self.register_buffer("table_scales", None)
         self.bias = nn.Parameter(torch.empty(hidden_size))
         self._folded = ops.FoldedProjection()
+        self._counts: Tensor | None = None  # [T, S], how often each row was read; None where nothing was counted
+        self._counted_tokens = 0
         self.reset_parameters()
 
     def train(self, mode: bool = True) -> Self:
@@ -126,7 +138,7 @@ class LookupFFN(FeedForward):
         return super().train(mode)
 
     def reset_parameters(self, initializer_range: float = 0.02) -> None:
-        """Tables 0.02 N(0, 1) and output bias 0.001 N(0, 1) as the authors; the projection by ``init``.
+        """Tables table_std N(0, 1) and output bias 0.001 N(0, 1) as the authors; the projection by ``init``.
 
         bh4: N(0, 1/b) (isometric) or N(0, 1/(b d')) (paper). dense: N(0, 1/d), which gives hash inputs of unit
         variance after a LayerNorm, or N(0, initializer_range^2) (paper).
@@ -140,7 +152,7 @@ class LookupFFN(FeedForward):
         nn.init.normal_(self.projection, std=std)
         nn.init.zeros_(self.projection_bias)
         if self.table_scales is None:
-            nn.init.normal_(self.table, std=0.02)
+            nn.init.normal_(self.table, std=self.options.table_std)
         nn.init.normal_(self.bias, std=0.001)
 
     def hash_inputs(self, x: Tensor) -> Tensor:
@@ -163,12 +175,55 @@ class LookupFFN(FeedForward):
             self.table_scales,
             self.options.alpha,
             self.options.num_probes,
+            self.options.normaliser,
             self._folded,
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden_size] to [..., hidden_size]."""
-        return ops.lookup_ffn(x.reshape(-1, self.hidden_size), self._weights()).view(x.shape)
+        x_Md = x.reshape(-1, self.hidden_size)
+        if self.collecting and not self.training:
+            self._count(x_Md)
+        return ops.lookup_ffn(x_Md, self._weights()).view(x.shape)
+
+    def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
+        """See the base class."""
+        tables = [] if self.table_scales is not None else [self.table]
+        return {"tables": tables, "hash": [self.projection, self.projection_bias]}
+
+    def collect_statistics(self, enabled: bool) -> None:
+        """See the base class. The codes of the first 65,536 tokens are counted."""
+        super().collect_statistics(enabled)
+        if enabled:
+            self._counts, self._counted_tokens = None, 0
+
+    @torch.no_grad()
+    def _count(self, x_Md: Tensor) -> None:
+        x_Md = x_Md[: _COUNTED_TOKENS - self._counted_tokens]
+        if not x_Md.shape[0]:
+            return
+        T, S = self.table.shape[:2]
+        codes, _ = ops.nearest_codes(self.hash_inputs(x_Md), self.options.num_probes)
+        rows = codes.long() + S * torch.arange(T, device=codes.device).view(1, T, 1)
+        counts = torch.bincount(rows.flatten(), minlength=T * S).view(T, S)
+        self._counts = counts if self._counts is None else self._counts + counts
+        self._counted_tokens += x_Md.shape[0]
+
+    def statistics(self) -> dict[str, float]:
+        """How the tables are used, over the tokens that were counted.
+
+        Returns:
+            code_entropy_bits: entropy of the rows read, mean over tables, at most tau.
+            rows_addressed: share of all rows that were read at least once.
+        """
+        if self._counts is None:
+            return {}
+        share = self._counts / self._counts.sum(-1, keepdim=True)
+        entropy = torch.special.entr(share.double()).sum(-1).mean() / log(2)
+        return {
+            "code_entropy_bits": float(entropy),
+            "rows_addressed": float((self._counts > 0).double().mean()),
+        }
 
     @torch.no_grad()
     def quantize_tables(self) -> None:

@@ -7,6 +7,8 @@ Dimensions: B sequences, L tokens a sequence, P masked positions a sequence, d h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -96,6 +98,25 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
             for name, loss in ffn.auxiliary_losses().items():
                 collected.setdefault(name, []).append(loss)
         return {name: torch.stack(losses).mean() for name, losses in collected.items()}
+
+    @contextmanager
+    def collecting_statistics(self) -> Iterator[None]:
+        """Evaluations inside the block gather what ``statistics`` reports, from nothing."""
+        for ffn in self.feed_forwards():
+            ffn.collect_statistics(True)
+        try:
+            yield
+        finally:
+            for ffn in self.feed_forwards():
+                ffn.collect_statistics(False)
+
+    def statistics(self) -> dict[str, float]:
+        """How the feed-forwards were used when last collected, by name, each the mean over layers."""
+        collected: dict[str, list[float]] = {}
+        for ffn in self.feed_forwards():
+            for name, value in ffn.statistics().items():
+                collected.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in collected.items()}
 
     def ffn_cost(self) -> cost.Cost:
         """Cost of one token in the feed-forwards of all layers."""

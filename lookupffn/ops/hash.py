@@ -96,18 +96,30 @@ class _HashScores(torch.autograd.Function):
         return grad_z, None
 
 
-def hash_scores(z_MTt: Tensor, num_probes: int) -> tuple[Tensor, Tensor]:
+NORMALISERS = ("all", "kept")
+
+
+def hash_scores(z_MTt: Tensor, num_probes: int, normaliser: str = "all") -> tuple[Tensor, Tensor]:
     """Codes and scores of the N largest softmax terms of every table.
 
     Args:
         z_MTt: [M, T, tau] hash inputs, floating point.
         num_probes: N, from 1 to 2^tau.
+        normaliser: what the softmax runs over: "all" sign vectors (the paper) or the N "kept" ones.
 
     Returns:
         codes [M, T, N] int32 (no gradient) and scores [M, T, N] in the type of z (differentiable in z).
         The first score is non-negative; a later one is negative once more than half of sum |z| is flipped.
 
     Raises:
-        ValueError: num_probes is out of range.
+        ValueError: num_probes is out of range, or the normaliser unknown.
     """
-    return _HashScores.apply(z_MTt, num_probes)
+    if normaliser not in NORMALISERS:
+        raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, not {normaliser!r}")
+    if normaliser == "all":
+        return _HashScores.apply(z_MTt, num_probes)
+    codes, _ = nearest_codes(z_MTt, num_probes)
+    bits = torch.arange(z_MTt.shape[-1], dtype=torch.int32, device=z_MTt.device)
+    signs_MTNt = 2 * (torch.bitwise_right_shift(codes.unsqueeze(-1), bits) & 1).to(z_MTt.dtype) - 1
+    inner_MTN = (signs_MTNt * z_MTt.unsqueeze(-2)).sum(-1)
+    return codes, inner_MTN * inner_MTN.softmax(-1)

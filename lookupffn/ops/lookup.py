@@ -12,21 +12,22 @@ from lookupffn.ops.hash import hash_scores
 
 
 @register("lookup", "reference")
-def _reference(z_MTt: Tensor, table_TSd: Tensor, num_probes: int) -> Tensor:
-    codes, scores = hash_scores(z_MTt, num_probes)
+def _reference(z_MTt: Tensor, table_TSd: Tensor, num_probes: int, normaliser: str = "all") -> Tensor:
+    codes, scores = hash_scores(z_MTt, num_probes, normaliser)
     return weighted_gather(table_TSd, codes, scores)
 
 
 register("lookup", "cpu", serves=cpu.serves_lookup)(cpu.lookup)
 
 
-def lookup(z_MTt: Tensor, table_TSd: Tensor, num_probes: int) -> Tensor:
+def lookup(z_MTt: Tensor, table_TSd: Tensor, num_probes: int, normaliser: str = "all") -> Tensor:
     """y = sum over tables and probes of score * row (Zeng et al., arXiv 2403.07221, section 3).
 
     Args:
         z_MTt: [M, T, tau] hash inputs.
         table_TSd: [T, 2^tau, d].
         num_probes: N, how many of the largest terms of the softmax over sign codes to keep, 1 to 2^tau.
+        normaliser: see ``hash_scores``; backends know "all" only.
 
     Returns:
         [M, d] in the type of the table; differentiable in z and table.
@@ -38,4 +39,6 @@ def lookup(z_MTt: Tensor, table_TSd: Tensor, num_probes: int) -> Tensor:
         raise ValueError(
             f"z [M, T, tau] and tables [T, 2^tau, d] do not fit: {list(z_MTt.shape)} and {list(table_TSd.shape)}"
         )
+    if normaliser != "all":
+        return _reference(z_MTt, table_TSd, num_probes, normaliser)
     return select("lookup", z_MTt, table_TSd, num_probes)(z_MTt, table_TSd, num_probes)

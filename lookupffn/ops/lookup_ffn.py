@@ -29,6 +29,7 @@ class LookupWeights:
         scales: [T, S] float32 of int8 tables: row = scale * integers. None for other tables.
         alpha: weight of BH4(x) against x itself.
         num_probes: N.
+        normaliser: what the softmax of the scores runs over, see ``hash_scores``.
         folded: where a backend keeps a prepared form of the projection from call to call.
     """
 
@@ -39,6 +40,7 @@ class LookupWeights:
     scales: Tensor | None
     alpha: float
     num_probes: int
+    normaliser: str
     folded: cpu.FoldedProjection
 
 
@@ -82,7 +84,7 @@ def _reference(x_Md: Tensor, weights: LookupWeights) -> Tensor:
     table = weights.table if weights.scales is None else weights.table * weights.scales.unsqueeze(-1)
     z = hash_inputs(x_Md, weights)
     # scores are exponentials of sums: kept in float32 even where autocast ran the projection in half precision
-    return (lookup(z.to(table.dtype), table, weights.num_probes) + weights.bias).to(x_Md.dtype)
+    return (lookup(z.to(table.dtype), table, weights.num_probes, weights.normaliser) + weights.bias).to(x_Md.dtype)
 
 
 register("lookup_ffn", "cpu", serves=cpu.serves_lookup_ffn)(cpu.lookup_ffn)

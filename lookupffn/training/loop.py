@@ -138,13 +138,15 @@ def _train_in(
         lines = truncate_metrics(path / METRICS, step)
 
     def validate() -> dict[str, float]:
-        result = evaluate_mlm(
-            model, data.validation, masker,
-            data_fingerprint=data.data_fingerprint, batch_size=evaluation_batch, max_tokens=evaluation_tokens,
-            rank=rank, world_size=world_size, reduce=sum_over(accelerator), progress=main,
-        )  # fmt: skip
+        with model.collecting_statistics():
+            result = evaluate_mlm(
+                model, data.validation, masker,
+                data_fingerprint=data.data_fingerprint, batch_size=evaluation_batch, max_tokens=evaluation_tokens,
+                rank=rank, world_size=world_size, reduce=sum_over(accelerator), progress=main,
+            )  # fmt: skip
         check_validation(result.loss, f"step {step}", model)
-        return {"validation_loss": result.loss, "validation_perplexity": result.perplexity}
+        statistics = {f"ffn_{name}": value for name, value in model.statistics().items()}
+        return {"validation_loss": result.loss, "validation_perplexity": result.perplexity, **statistics}
 
     def save() -> None:
         nonlocal recent
@@ -186,7 +188,7 @@ def _train_in(
         while not done:
             rate = learning_rate(optimizer_config, step=step, total_steps=total_steps, progress=progress)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["lr_scale"]
             loss, grad_norm, auxiliary = update(
                 step_model, model, optimizer, accelerator, next(batches),
                 seed=seed, step=step, max_grad_norm=optimizer_config.max_grad_norm,
@@ -235,11 +237,12 @@ def _train_in(
         # a budget that a resumed run has already used up leaves nothing to train, but something to score
         scored = lines[-1] if main and lines and lines[-1]["step"] == step else {}
         has_score = share(accelerator, "validation_loss" in scored)
-        validation = {key: scored[key] for key in scored if key.startswith("validation_")} if has_score else validate()
+        validation = scored if has_score else validate()
         if not main:
             finished = True
             accelerator.wait_for_everyone()
             return None
+        figures = model_figures(model, sequence_length, masked)  # a cost that depends on the tokens is measured by now
         model_files = write_model(path, model, data)
         tokens = step * tokens_per_step
         summary = {
@@ -250,10 +253,11 @@ def _train_in(
             "steps": step,
             "tokens": tokens,
             "budget": {"unit": settings.budget.unit, "amount": settings.budget.amount},
-            **validation,
+            **{key: validation[key] for key in ("validation_loss", "validation_perplexity")},
             "unigram_loss": unigram.loss,
             "unigram_perplexity": unigram.perplexity,
             "masked_validation_tokens": unigram.masked_tokens,
+            "statistics": {key.removeprefix("ffn_"): validation[key] for key in validation if key.startswith("ffn_")},
             "plateau_exit_step": plateau_exit_step(lines, unigram.loss),
             **{key: value for key, value in figures.items() if key not in ("ffn", "ffn_options")},
             "training_flops": flops_per_token * tokens,

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from lookupffn.ffn import FeedForward
 from lookupffn.training.settings import OptimizerSettings
 
 # of the peak: the least learning rate of a warm-up measured in time
@@ -14,11 +15,28 @@ FIRST_WARM = 0.01
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over two groups: weights, which decay, and biases and LayerNorms (one-dimensional), which do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """AdamW: weights decay; biases and LayerNorms (one-dimensional) do not; tables and hash as the settings say.
+
+    Each group holds its ``lr_scale``, by which a scheduled learning rate is to be multiplied.
+    """
+    roles = {
+        parameter: role
+        for module in model.modules()
+        if isinstance(module, FeedForward)
+        for role, parameters in module.parameter_roles().items()
+        for parameter in parameters
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, settings.weight_decay): [], (1.0, 0.0): []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            role = roles.get(parameter)
+            scale = getattr(settings, f"{role}_lr_scale") if role else 1.0
+            decay = getattr(settings, f"{role}_weight_decay") if role else None
+            decay = settings.weight_decay if decay is None else decay
+            groups.setdefault((scale, decay if parameter.ndim >= 2 else 0.0), []).append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (scale, decay), parameters in groups.items()
     ]
     fused = device.type in ("cpu", "cuda")
     return torch.optim.AdamW(

@@ -72,6 +72,10 @@ class OptimizerSettings:
     schedule: str
     warmup_steps: int | None
     warmup_ratio: float | None
+    tables_lr_scale: float
+    tables_weight_decay: float | None
+    hash_lr_scale: float
+    hash_weight_decay: float | None
     max_grad_norm: float | None
 
 
@@ -128,7 +132,11 @@ def optimizer_settings(section: Mapping[str, Any]) -> OptimizerSettings:
         raise unknown_name("optimizer.schedule", settings.schedule, SCHEDULES)
     _require(settings.lr > 0 and math.isfinite(settings.lr), "optimizer", "lr", settings.lr, "above 0")
     _require(settings.eps > 0, "optimizer", "eps", settings.eps, "above 0")
-    _require(settings.weight_decay >= 0, "optimizer", "weight_decay", settings.weight_decay, "0 or more")
+    for name in ("weight_decay", "tables_weight_decay", "hash_weight_decay"):
+        value = getattr(settings, name)
+        _require(value is None or value >= 0, "optimizer", name, value, "0 or more")
+    for name in ("tables_lr_scale", "hash_lr_scale"):
+        _require(getattr(settings, name) > 0, "optimizer", name, getattr(settings, name), "above 0")
     ratio, steps, clip = settings.warmup_ratio, settings.warmup_steps, settings.max_grad_norm
     _require(ratio is None or 0 <= ratio < 1, "optimizer", "warmup_ratio", ratio, "from 0 to below 1")
     _require(steps is None or steps >= 0, "optimizer", "warmup_steps", steps, "0 or more")

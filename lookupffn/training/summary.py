@@ -31,6 +31,7 @@ def model_figures(model: LookupRobertaForMaskedLM, sequence_length: int, masked:
         masked: positions a sequence that the LM head runs on.
     """
     ffn, gemm = model.ffn_cost(), model.gemm_ffn_cost()
+    whole = model.cost(sequence_length, masked / sequence_length)
     options = dict(model.config.ffn)
     layers = model.config.num_hidden_layers
     return {
@@ -40,7 +41,9 @@ def model_figures(model: LookupRobertaForMaskedLM, sequence_length: int, masked:
         "ffn_flops_per_token": ffn.flops,
         "ffn_flops_per_token_per_layer": ffn.flops / layers,
         "gemm_ffn_flops_per_token": gemm.flops,
-        "model_flops_per_token": model.cost(sequence_length, masked / sequence_length).flops,
+        "model_flops_per_token": whole.flops,
+        "parameters_touched": whole.parameters_touched,
+        "ffn_parameters_touched": ffn.parameters_touched,
         "ffn_parameters": sum(p.numel() for ffn in model.feed_forwards() for p in ffn.parameters()),
         "parameters": sum(p.numel() for p in model.parameters()),
     }

@@ -117,3 +117,38 @@ def test_training_keeps_little_for_backward():
     # x [M, d]; z [M, 2d]; codes, rows, weights, scores [M, d/2] each, once more as sorted or cast
     assert 0 < sum(kept.values()) - folded_weights < 7 * 4 * M * d
     y.sum().backward()
+
+
+def test_statistics_count_the_rows_read():
+    ffn = build_ffn("lookup", hidden_size=16, num_tables=3, table_size=8, num_probes=2)
+    x = torch.randn(50, 16)
+    ffn.eval()(x)
+    assert ffn.statistics() == {}
+    ffn.collect_statistics(True)
+    ffn(x[:20])
+    ffn(x[20:])
+    ffn.train()(x)  # training does not count
+    ffn.collect_statistics(False)
+    found = ffn.statistics()
+    codes = hash_transcription(ffn.hash_inputs(x), 2)[0]
+    entropies, addressed = [], 0
+    for k in range(3):
+        share = torch.bincount(codes[:, k].flatten(), minlength=8) / 100
+        entropies.append(-(share[share > 0] * share[share > 0].log2()).sum().item())
+        addressed += (share > 0).sum().item()
+    assert found["code_entropy_bits"] == pytest.approx(sum(entropies) / 3, rel=1e-5)
+    assert found["rows_addressed"] == pytest.approx(addressed / 24)
+    ffn.collect_statistics(True)
+    assert ffn.statistics() == {}
+
+
+@pytest.mark.parametrize("num_probes", [1, 3])
+def test_kept_normaliser_gives_more_weight(num_probes):
+    torch.manual_seed(0)
+    options = {"hidden_size": 32, "num_probes": num_probes}
+    a, b = (build_ffn("lookup", normaliser=normaliser, **options) for normaliser in ("all", "kept"))
+    b.load_state_dict(a.state_dict())
+    x = torch.randn(9, 32)
+    assert ((b(x) - b.bias).norm(dim=-1) > (a(x) - a.bias).norm(dim=-1)).all()
+    # evaluation has no kernel for it and must compute the same
+    assert torch.allclose(b.eval()(x), b.train()(x), atol=1e-6)

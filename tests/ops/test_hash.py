@@ -33,6 +33,24 @@ def test_matches_the_softmax_over_all_codes(shape, scale, data):
     assert torch.allclose(scores, expected_scores, rtol=1e-9, atol=1e-14)
 
 
+@given(shape=shapes, data=st.data())
+def test_softmax_over_the_kept_codes(shape, data):
+    z = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    num_probes = data.draw(st.integers(1, min(1 << shape[-1], 8)))
+    codes, scores = hash_scores(z, num_probes, "kept")
+    signs = ((codes.unsqueeze(-1) >> torch.arange(shape[-1])) & 1) * 2.0 - 1
+    inner = (signs * z.unsqueeze(-2)).sum(-1)
+    assert torch.equal(codes, hash_scores(z, num_probes)[0])
+    assert torch.allclose(scores, inner * inner.softmax(-1), rtol=1e-9, atol=1e-14)
+    scores.sum().backward()
+    assert torch.isfinite(z.grad).all()
+
+
+def test_unknown_normaliser():
+    with pytest.raises(ValueError, match="normaliser"):
+        hash_scores(torch.zeros(1, 1, 2), 1, "some")
+
+
 def test_all_terms_of_the_softmax_can_be_kept():
     z = torch.randn(7, 2, 6, dtype=torch.float64)
     codes, scores = hash_scores(z, 64)

@@ -32,7 +32,7 @@ HARD = ("model.hidden_dropout_prob=0.1", "model.attention_probs_dropout_prob=0.1
 KEYS = """ffn ffn_options seed steps tokens validation_loss validation_perplexity unigram_perplexity ffn_flops_per_token
     model_flops_per_token training_flops plateau_exit_step ffn_parameters parameters wall_clock_s tokens_per_s device
     data_fingerprint tokenizer_fingerprint git_commit versions ffn_flops_per_token_per_layer gemm_ffn_flops_per_token
-    masked_validation_tokens budget device_name threads"""
+    masked_validation_tokens budget device_name threads ffn_parameters_touched parameters_touched"""
 
 
 class Killed(BaseException):
@@ -74,6 +74,9 @@ def test_what_a_run_leaves(tiny: Workspace, tmp_path: Path, capsys: pytest.Captu
     assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6]
     for line in lines:
         assert {"tokens", "training_flops", "loss", "learning_rate", "grad_norm", "tokens_per_s"} <= set(line)
+        if "validation_loss" in line:
+            assert 0 < line["ffn_rows_addressed"] <= 1 and line["ffn_code_entropy_bits"] > 0
+    assert summary["statistics"]["rows_addressed"] == lines[-1]["ffn_rows_addressed"]
     assert [p.name for p in list_checkpoints(folder / "checkpoints")] == ["step-00000003", "step-00000006"]
     model = AutoModelForMaskedLM.from_pretrained(folder / "model")
     assert isinstance(model, LookupRobertaForMaskedLM)

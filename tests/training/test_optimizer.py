@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lookupffn import UserError, build_ffn
 from lookupffn.training.optimizer import build_optimizer, learning_rate
 from lookupffn.training.settings import OptimizerSettings, optimizer_settings
 from tests.training.tiny import section
@@ -20,6 +21,31 @@ def test_biases_and_norms_do_not_decay():
     assert {tuple(p.shape) for p in decaying["params"]} == {(4, 3), (5, 4), (2, 3, 4)}
     assert {tuple(p.shape) for p in others["params"]} == {(4,)}
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.5, 0.0)
+
+
+def test_tables_and_hash_have_their_own_rate_and_decay():
+    model = nn.ModuleDict({"ffn": build_ffn("lookup", hidden_size=32), "norm": nn.LayerNorm(32)})
+    apart = settings(weight_decay=0.5, tables_lr_scale=2.0, tables_weight_decay=0.0, hash_lr_scale=0.25)
+    found = {
+        parameter: (group["lr_scale"], group["weight_decay"])
+        for group in build_optimizer(model, apart, torch.device("cpu")).param_groups
+        for parameter in group["params"]
+    }
+    ffn = model["ffn"]
+    assert found == {
+        ffn.table: (2.0, 0.0),
+        ffn.projection: (0.25, 0.5),
+        ffn.projection_bias: (0.25, 0.0),
+        ffn.bias: (1.0, 0.0),
+        model["norm"].weight: (1.0, 0.0),
+        model["norm"].bias: (1.0, 0.0),
+    }
+
+
+@pytest.mark.parametrize("bad", [{"tables_lr_scale": 0.0}, {"hash_weight_decay": -1.0}])
+def test_bad_rates_of_tables_and_hash(bad: dict):
+    with pytest.raises(UserError, match=next(iter(bad))):
+        settings(**bad)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

@@ -144,9 +144,12 @@ def bh4_mix(x_Md: Tensor, weight: Tensor, bias: Tensor, alpha: float) -> Tensor:
 
 
 def serves_lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> bool:
-    """Whether the fused kernel takes a feed-forward: no gradients, float32 or bfloat16 on the CPU, few probes."""
+    """Whether the fused kernel takes a feed-forward: no gradients, float32 or bfloat16 on the CPU, few probes.
+
+    The kernels' scores are of the softmax over all sign vectors.
+    """
     table, projection = weights.table, weights.projection
-    if not 1 <= weights.num_probes <= min(MAX_PROBES, table.shape[1]):
+    if weights.normaliser != "all" or not 1 <= weights.num_probes <= min(MAX_PROBES, table.shape[1]):
         return False
     if x_Md.dtype not in _INPUT_TYPES or table.dtype not in _TABLE_TYPES or not _on_cpu(x_Md, table, projection):
         return False
