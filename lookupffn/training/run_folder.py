@@ -191,7 +191,7 @@ def _claim(path: Path, lock: Lock, config: dict[str, Any]) -> RunFolder:
 def _clear(path: Path) -> None:
     """Removes a run: summary.json first so that an interruption leaves nothing that looks finished, and config.yaml
     last so that what it leaves still is a run."""
-    for name in (SUMMARY, METRICS, CHECKPOINTS, MODEL, "wandb", CONFIG):
+    for name in (SUMMARY, METRICS, CHECKPOINTS, MODEL, "trackio", "wandb", CONFIG):
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

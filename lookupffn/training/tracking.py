@@ -1,24 +1,29 @@
 """Where metrics go besides metrics.jsonl. A tracker never stops a run: what fails in it is one warning.
 
-Weights & Biases is driven from a thread of its own, so that a slow or dead network is never waited for.
+A tracker is driven from a thread of its own, so that a slow or dead network is never waited for.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import logging
 import netrc
 import os
 import queue
+import sys
 import threading
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
-from lookupffn.errors import unknown_name
+from lookupffn.errors import UserError, unknown_name
 
-TRACKERS = ("none", "wandb")
+TRACKERS = ("none", "trackio", "wandb")
 # how long the end of a run waits for what is still to be sent
 FINISH_TIMEOUT_S = 30.0
 FAILED_TIMEOUT_S = 5.0
@@ -47,14 +52,16 @@ class NoTracker:
         """Nothing."""
 
 
-class WandbTracker:
-    """Weights & Biases, from a background thread."""
+class BackgroundTracker(ABC):
+    """A tracker's library, called from a background thread."""
+
+    name: str
 
     def __init__(self, folder: Path, config: dict[str, Any], *, sweep_member: bool) -> None:
-        """Starts at once, and returns before wandb is imported.
+        """Starts at once, and returns before the library is imported.
 
         Args:
-            folder: the run's folder; wandb's files go in it.
+            folder: the run's folder.
             config: the resolved config.
             sweep_member: whether this is one run of several.
         """
@@ -65,25 +72,31 @@ class WandbTracker:
         self._thread.start()
         self._calls.put(lambda: self._start(folder, config, sweep_member))
 
+    @abstractmethod
+    def _start(self, folder: Path, config: dict[str, Any], sweep_member: bool) -> None:
+        """Sets ``self._run``."""
+
+    @abstractmethod
+    def _log(self, metrics: dict[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+
+    @abstractmethod
+    def _end(self, summary: Mapping[str, Any] | None, failed: bool) -> None:
+        """The end of the run."""
+
     def log(self, metrics: Mapping[str, Any]) -> None:
         """See ``Tracker``."""
         values = dict(metrics)
-        self._calls.put(lambda: self._run.log(values))
+        self._calls.put(lambda: self._log(values))
 
     def finish(self, summary: Mapping[str, Any] | None, *, failed: bool = False) -> None:
         """See ``Tracker``."""
-
-        def end() -> None:
-            if summary is not None:
-                self._run.summary.update(dict(summary))
-            self._run.finish(exit_code=1 if failed else 0)
-
-        self._calls.put(end)
+        self._calls.put(lambda: self._end(summary, failed))
         self._calls.put(None)
         timeout = FAILED_TIMEOUT_S if failed else FINISH_TIMEOUT_S
         self._thread.join(timeout)
         if self._thread.is_alive():
-            logger.warning("wandb is still not done after %g s; not waiting for it", timeout)
+            logger.warning("%s is still not done after %g s; not waiting for it", self.name, timeout)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -94,7 +107,15 @@ class WandbTracker:
             except Exception as error:
                 # whatever a tracker raises, the run is worth more
                 self._failed = True
-                logger.warning("tracking with wandb stopped (%s); the run goes on", " ".join(str(error).split()))
+                logger.warning(
+                    "tracking with %s stopped (%s); the run goes on", self.name, " ".join(str(error).split())
+                )
+
+
+class WandbTracker(BackgroundTracker):
+    """Weights & Biases; its files go in the run's folder."""
+
+    name = "wandb"
 
     def _start(self, folder: Path, config: dict[str, Any], sweep_member: bool) -> None:
         import wandb
@@ -107,7 +128,7 @@ class WandbTracker:
             "project": section.get("project"),
             "entity": section.get("entity"),
             "dir": str(folder),
-            "id": run_id(folder),
+            "id": run_id(folder, self.name),
             "resume": "allow",
             "name": folder.name,
             "group": f"{config['data']['name']}-seed{config['seed']}",
@@ -127,6 +148,54 @@ class WandbTracker:
         self._run.define_metric("training_flops")
         self._run.define_metric("*", step_metric="tokens")
 
+    def _log(self, metrics: dict[str, Any]) -> None:
+        self._run.log(metrics)
+
+    def _end(self, summary: Mapping[str, Any] | None, failed: bool) -> None:
+        if summary is not None:
+            self._run.summary.update(dict(summary))
+        self._run.finish(exit_code=1 if failed else 0)
+
+
+class TrackioTracker(BackgroundTracker):
+    """Trackio: a dashboard on this machine (or a HuggingFace Space), without an account.
+
+    Its data base is in its own folder ($TRACKIO_DIR), where all runs of a project meet.
+    """
+
+    name = "trackio"
+
+    def _start(self, folder: Path, config: dict[str, Any], sweep_member: bool) -> None:
+        section = config["tracker"]
+        # it prints to where the run's own table goes
+        with contextlib.redirect_stdout(io.StringIO()):
+            import trackio
+
+            self._run = trackio.init(
+                project=section["project"],
+                space_id=section.get("space_id"),
+                # a run goes on under its name, so two folders of one name must differ
+                name=f"{folder.name}-{run_id(folder, self.name)[:6]}",
+                group=f"{config['data']['name']}-seed{config['seed']}",
+                config=config,
+                resume="allow",
+                embed=False,
+                auto_log_cpu=False,
+                auto_log_gpu=False,
+            )
+        logger.info("dashboard: trackio show --project %s", section["project"])
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        step = metrics.pop("step")  # a name of trackio's own
+        self._run.log(metrics, step=step)
+
+    def _end(self, summary: Mapping[str, Any] | None, failed: bool) -> None:
+        if summary is not None:
+            numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+            self._run.log({f"summary/{key}": value for key, value in numbers.items()}, step=summary.get("steps"))
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._run.finish()
+
 
 def start_tracker(folder: Path, config: dict[str, Any], *, sweep_member: bool = False) -> Tracker:
     """The tracker that the config names.
@@ -137,13 +206,16 @@ def start_tracker(folder: Path, config: dict[str, Any], *, sweep_member: bool = 
     check_tracker(config["tracker"])
     if config["tracker"]["name"] == "none":
         return NoTracker()
-    return WandbTracker(folder, config, sweep_member=sweep_member)
+    kind = {cls.name: cls for cls in (TrackioTracker, WandbTracker)}[config["tracker"]["name"]]
+    return kind(folder, config, sweep_member=sweep_member)
 
 
 def check_tracker(section: Mapping[str, Any]) -> None:
-    """Raises a UserError for a tracker that does not exist."""
+    """Raises a UserError for a tracker that does not exist or is not installed."""
     if section.get("name") not in TRACKERS:
         raise unknown_name("tracker", section.get("name"), TRACKERS)
+    if section["name"] not in ("none", *sys.modules) and importlib.util.find_spec(section["name"]) is None:
+        raise UserError(f"tracker={section['name']} is not installed: pip install {section['name']}")
 
 
 def wandb_mode() -> str:
@@ -160,9 +232,9 @@ def wandb_mode() -> str:
         return "offline"
 
 
-def run_id(folder: Path) -> str:
-    """wandb's id of the run, kept in the folder so that a resumed run goes on in the same chart."""
-    path = folder / "wandb" / "run_id"
+def run_id(folder: Path, tracker: str) -> str:
+    """The tracker's id of the run, kept in the folder so that a resumed run goes on in the same chart."""
+    path = folder / tracker / "run_id"
     if path.exists():
         return path.read_text(encoding="utf-8").strip()
     identifier = uuid.uuid4().hex[:12]

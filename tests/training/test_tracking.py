@@ -1,5 +1,10 @@
+import contextlib
+import json
 import logging
+import os
 import socket
+import sqlite3
+import subprocess
 import sys
 import time
 import types
@@ -154,3 +159,40 @@ def test_a_hanging_tracker_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
     tracker.finish({})
     assert time.perf_counter() - started < 2
     assert "not waiting for it" in caplog.text
+
+
+TRACKIO = """
+import json, logging, sqlite3, sys
+from pathlib import Path
+from lookupffn.training.tracking import start_tracker
+logging.basicConfig(level=logging.INFO)
+folder, config = Path(sys.argv[1]), json.loads(sys.argv[2])
+for step in (1, 2):  # the second is a run that goes on
+    tracker = start_tracker(folder, config)
+    tracker.log({"step": step, "tokens": 64 * step, "loss": 2.0 / step})
+    tracker.finish({"steps": step, "validation_loss": 1.0, "ffn": "lookup"} if step == 2 else None)
+"""
+
+
+def test_trackio_keeps_a_run_on_this_machine(tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = {**CONFIG, "tracker": {"name": "trackio", "project": "p", "space_id": None}}
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKIO, str(folder), json.dumps(config)],
+        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout == "" and "stopped" not in done.stderr and "trackio show --project p" in done.stderr
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "p.db")) as base:
+        rows = base.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    assert len({name for name, *_ in rows}) == 1
+    logged = [(step, json.loads(text)) for _, step, text in rows]
+    assert [(step, values["loss"]) for step, values in logged if "loss" in values] == [(1, 2.0), (2, 1.0)]
+    assert logged[-1][1]["summary/validation_loss"] == 1.0
+
+
+def test_a_tracker_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install trackio"):
+        start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "trackio", "project": "p"}})
