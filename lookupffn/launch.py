@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice, product
 from pathlib import Path
@@ -19,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -44,17 +45,18 @@ def run_main(config_name: str, function: Callable[[DictConfig], object], argv: l
     Args:
         config_name: configs/<config_name>.yaml.
         function: the work; receives the composed, unresolved config. A ``UserError`` of it becomes one line on stderr.
+            What it returns is what a sweeper (Optuna) minimises or maximises.
         argv: the command line without the program's name (default: ``sys.argv[1:]``).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     failures: list[str] = []
 
-    def task(cfg: DictConfig) -> None:
+    def task(cfg: DictConfig) -> object:
         configure_logging()
         if sweep_member():
             logger.info("sweep member %s: %s", HydraConfig.get().job.num, " ".join(HydraConfig.get().overrides.task))
         try:
-            function(cfg)
+            return function(cfg)
         except UserError as error:
             failures.append(str(error))
         except OmegaConfBaseException as error:
@@ -63,28 +65,57 @@ def run_main(config_name: str, function: Callable[[DictConfig], object], argv: l
             if error.errno not in SURROUNDINGS:
                 raise
             failures.append(f"{error.strerror}: {error.filename or 'while writing'}; what was finished before is kept")
-        else:
-            return
-        report_failure(failures[-1])
         if not sweep_member():
+            report_failure(failures[-1])
             sys.exit(EXIT_USER_ERROR)
+        # the member may run in another process or on another machine: the launcher brings the exception home
+        report_failure(failures[-1])
+        raise UserError(failures[-1])
 
+    # Hydra would print a traceback and exit by itself
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         multirun = check_command_line(config_name, arguments)
         with tempfile.TemporaryDirectory() as scratch:
-            if multirun and not any(a.startswith("hydra.sweep.dir=") for a in arguments):
-                arguments.append(f"hydra.sweep.dir='{scratch}'")  # Hydra writes a multirun.yaml there
+            if multirun:
+                settings = hydra_settings(config_name, arguments)
+                if settings.sweep.dir == ".":  # Hydra writes a multirun.yaml there, other engines their logs
+                    folder = scratch if _is_basic(settings) else lasting_sweep_folder()
+                    first = next((i for i, a in enumerate(arguments) if not a.startswith("-")), len(arguments))
+                    arguments.insert(first, f"hydra.sweep.dir='{folder}'")
             sys.argv[1:] = arguments
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
     except UserError as error:
-        report_failure(str(error))
+        members = f"{len(failures)} of the sweep's members failed, the first with: " if failures else ""
+        report_failure(f"{members}{error}")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         report_failure("interrupted")
         sys.exit(EXIT_INTERRUPTED)
-    if failures:
+    if failures:  # a sweeper that goes on without its failed members
         report_failure(f"{len(failures)} of the sweep's members failed, the first with: {failures[0]}")
         sys.exit(EXIT_USER_ERROR)
+
+
+def hydra_settings(config_name: str, arguments: list[str]) -> DictConfig:
+    """Hydra's own part of the config that a command line composes: launcher, sweeper, folders."""
+    overrides = [parse_override(text) for text in get_args_parser().parse_args(arguments).overrides]
+    lines = [override.input_line for override in overrides if not override.is_sweep_override()]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        try:
+            return compose(config_name, lines, with_hydra=True).hydra
+        finally:
+            GlobalHydra.instance().clear()
+
+
+def _is_basic(settings: DictConfig) -> bool:
+    return all("._internal." in settings[part]["_target_"] for part in ("launcher", "sweeper"))
+
+
+def lasting_sweep_folder() -> Path:
+    """Where engines other than Hydra's own keep scripts, logs and results of one sweep: below outputs/, by the time."""
+    return Path("outputs", "sweeps", time.strftime("%Y-%m-%d-%H%M%S")).resolve()
 
 
 def sweep_member() -> bool:
@@ -146,6 +177,8 @@ def check_command_line(config_name: str, arguments: list[str], config_dir: Path 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         try:
+            if multirun:
+                overrides = [*stored_sweep(config_name, overrides), *overrides]
             members = [
                 (member, check_member(config_name, member, config_dir))
                 for member in islice(sweep_members(overrides), CHECKED_MEMBERS)
@@ -170,6 +203,14 @@ def parse_override(text: str) -> Override:
         ) from None
     except HydraException as error:
         raise UserError(f"cannot read the override {text!r}: {one_line(error)}") from None
+
+
+def stored_sweep(config_name: str, overrides: list[Override]) -> list[Override]:
+    """What the experiment's own hydra.sweeper.params adds to a command line, which goes before it."""
+    lines = [override.input_line for override in overrides if not override.is_sweep_override()]
+    params = compose(config_name, lines, with_hydra=True).hydra.sweeper.get("params") or {}
+    given = {override.get_key_element() for override in overrides}
+    return [parse_override(f"{key}={value}") for key, value in params.items() if key not in given]
 
 
 def sweep_members(overrides: list[Override]) -> Iterator[list[Override]]:
@@ -223,10 +264,15 @@ def check_member(config_name: str, overrides: list[Override], config_dir: Path) 
     return compose(config_name, [o.input_line for o in overrides])
 
 
-def compose(config_name: str, lines: list[str]) -> DictConfig:
+def compose(config_name: str, lines: list[str], *, with_hydra: bool = False) -> DictConfig:
     """Hydra's compose with one-line errors."""
     try:
-        return hydra.compose(config_name, lines)
+        return hydra.compose(config_name, lines, return_hydra_config=with_hydra)
+    except MissingConfigException as error:
+        part, _, name = str(error.missing_cfg_file).removeprefix("hydra/").partition("/")
+        if part in ("launcher", "sweeper"):
+            raise UserError(f"hydra/{part}={name} is not installed: pip install hydra-{name}-{part}") from None
+        raise UserError(one_line(error)) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises all three for overrides
         raise UserError(one_line(error)) from None
 

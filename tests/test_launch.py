@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lookupffn.errors import UserError
-from lookupffn.launch import check_command_line, run_main, sweep_member
+from lookupffn.launch import CONFIG_DIR, check_command_line, run_main, sweep_member
 from tests.training.tiny import ROOT
 
 
@@ -128,6 +129,68 @@ def test_sweep_goes_on_after_a_failed_member(capsys: pytest.CaptureFixture, tmp_
     assert "2 of the sweep's members failed, the first with: bad seed of gemm" in output
     assert output.count("ffn=lookup seed=1") == 1  # not by Hydra too
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_stored_in_an_experiment_is_checked_and_can_be_narrowed(tmp_path: Path):
+    folder = tmp_path / "configs"
+    shutil.copytree(CONFIG_DIR, folder)
+    (folder / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params: {ffn: 'gemm,lokup', seed: '0,1'}\n"
+    )
+    with pytest.raises(UserError, match="unknown ffn 'lokup'"):
+        check_command_line("train", ["-m", "experiment=mine"], folder)
+    assert check_command_line("train", ["-m", "experiment=mine", "ffn=gemm"], folder)
+
+
+@pytest.mark.parametrize("part", ["launcher", "sweeper"])
+def test_an_engine_that_is_not_installed(part: str):
+    with pytest.raises(UserError, match=f"pip install hydra-nosuch-{part}"):
+        check_command_line("train", ["-m", f"hydra/{part}=nosuch", "seed=0,1"])
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_members_run_by_other_engines(launcher: str, tmp_path: Path):
+    """In processes of their own, where they see their config, and their failures come home."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from lookupffn.errors import UserError\n"
+        "from lookupffn.launch import run_main, sweep_member\n"
+        "def main(cfg):\n"
+        "    if cfg.seed == 1:\n"
+        "        raise UserError('bad seed')\n"
+        "    Path(f'{cfg.ffn.name}-{cfg.seed}-{sweep_member()}').touch()\n"
+        "if __name__ == '__main__':\n"
+        "    run_main('train', main)\n"
+    )
+
+    def call(seeds: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(script), "-m", f"hydra/launcher={launcher}", "ffn=gemm,lookup", f"seed={seeds}"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+
+    good = call("0")
+    assert good.returncode == 0, good.stderr
+    assert {p.name for p in tmp_path.glob("*-True")} == {"gemm-0-True", "lookup-0-True"}
+    bad = call("1,2")
+    assert bad.returncode == 2 and "error: bad seed" in bad.stderr and "Traceback" not in bad.stderr
+    assert {p.name for p in tmp_path.glob("*-2-True")} == {"gemm-2-True", "lookup-2-True"}
+
+
+def test_optuna_minimises_what_train_returns(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from lookupffn.launch import run_main\n"
+        "def main(cfg):\n"
+        "    return abs(cfg.ffn.num_tables - 20), cfg.ffn.num_probes\n"
+        "run_main('train', main)\n"
+    )
+    command = [sys.executable, str(script), "-m", "experiment=optuna_lookup", "hydra.sweeper.n_trials=6"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    results = next(tmp_path.rglob("optimization_results.yaml")).read_text()
+    assert "num_tables" in results and "solutions" in results
 
 
 def test_command_line_of_the_scripts(tmp_path: Path):
