@@ -13,11 +13,8 @@ import argparse
 import copy
 import itertools
 import json
-import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, LookupRobertaModel, UserError, build_ffn
+from lookupffn.evaluation.latency import medians, runner
 from lookupffn.ffn import ffn_names
+from lookupffn.launch import EXIT_USER_ERROR, report_failure
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -48,23 +47,6 @@ class Case:
     dtype: str = "float32"
     mode: str = "inference"
     bar: float | None = None
-
-
-def medians(functions: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """Seconds a call of each function, by turns after one call to warm up.
-
-    With one thread the seconds are of CPU time, which other processes disturb less.
-    """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    for function in functions.values():
-        function()
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeat):
-        for name, function in functions.items():
-            start = clock()
-            function()
-            times[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def machine_peaks(repeat: int) -> dict[str, float]:
@@ -93,23 +75,6 @@ def prepared(module: nn.Module, case: Case) -> nn.Module:
             warnings.simplefilter("ignore")  # torch announces the move of its quantisation elsewhere
             return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
     return module.to(DTYPES[case.dtype])
-
-
-def runner(module: nn.Module, inputs: list[torch.Tensor], mode: str) -> Callable[[], None]:
-    """A function that passes every input through the module, and back if training."""
-
-    def infer() -> None:
-        with torch.inference_mode():
-            for x in inputs:
-                module(x)
-
-    def train() -> None:
-        for x in inputs:
-            module(x).backward(torch.ones_like(x))
-            for parameter in module.parameters():
-                parameter.grad = None
-
-    return train if mode == "training" else infer
 
 
 def traffic(module: nn.Module, case: Case) -> float:
@@ -334,4 +299,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        report_failure(str(error))
+        sys.exit(EXIT_USER_ERROR)

@@ -2,6 +2,7 @@
 
 from lookupffn.evaluation.perplexity import (
     EvaluationResult,
+    EvaluationStopped,
     evaluate_mlm,
     unigram_log_probabilities,
     unigram_perplexity,
@@ -10,6 +11,7 @@ from lookupffn.evaluation.perplexity import (
 
 __all__ = [
     "EvaluationResult",
+    "EvaluationStopped",
     "evaluate_mlm",
     "unigram_log_probabilities",
     "unigram_perplexity",

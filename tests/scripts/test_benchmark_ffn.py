@@ -1,22 +1,14 @@
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from lookupffn import UserError
-
-PATH = Path(__file__).parents[2] / "scripts" / "benchmark_ffn.py"
+from tests.scripts.loading import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("benchmark_ffn", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmark_ffn")
 
 
 @pytest.fixture
