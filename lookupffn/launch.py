@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from lookupffn.errors import UserError, unknown_name
+from lookupffn.signals import Interrupted, handling
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 EXIT_USER_ERROR = 2
@@ -39,8 +40,10 @@ SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 logger = logging.getLogger(__name__)
 
 
+@handling()
 def run_main(config_name: str, function: Callable[[DictConfig], object], argv: list[str] | None = None) -> None:
-    """Runs ``function`` on the composed config and exits: 0, 2 after a user's mistake, 130 after Ctrl-C.
+    """Runs ``function`` on the composed config and exits: 0, 2 after a user's mistake, 130 after Ctrl-C,
+    143 after SIGTERM.
 
     Args:
         config_name: configs/<config_name>.yaml.
@@ -89,9 +92,10 @@ def run_main(config_name: str, function: Callable[[DictConfig], object], argv: l
         members = f"{len(failures)} of the sweep's members failed, the first with: " if failures else ""
         report_failure(f"{members}{error}")
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        report_failure("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt as stop:  # the whole of a sweep
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"{str(stop) or 'interrupted'}\n")
+        sys.exit(stop.exit_status if isinstance(stop, Interrupted) else EXIT_INTERRUPTED)
     if failures:  # a sweeper that goes on without its failed members
         report_failure(f"{len(failures)} of the sweep's members failed, the first with: {failures[0]}")
         sys.exit(EXIT_USER_ERROR)

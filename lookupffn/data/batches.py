@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from lookupffn import signals
 from lookupffn.data.masking import MaskedBatch, Masker, stream_keys
 from lookupffn.data.packing import PackedTokens
 from lookupffn.errors import UserError
@@ -61,6 +62,11 @@ def _as_is(batch: list[MaskedBatch]) -> list[MaskedBatch]:
     return batch
 
 
+def _start_worker(number: int) -> None:
+    # a batch system signals every process of a job, and the step that is under way still needs its batches
+    signals.ignore()
+
+
 def training_batches(
     packed: PackedTokens,
     masker: Masker,
@@ -99,6 +105,7 @@ def training_batches(
             sampler=numbers,
             num_workers=num_workers,
             collate_fn=_as_is,
+            worker_init_fn=_start_worker,
             # its own generator: the loader would otherwise draw from the one that dropout uses
             generator=torch.Generator().manual_seed(seed % 2**63),
         )

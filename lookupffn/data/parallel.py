@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import warnings
@@ -13,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
+from lookupffn import signals
 from lookupffn.errors import UserError
 
 Item = TypeVar("Item")
@@ -36,10 +36,9 @@ def _context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("fork" if sys.platform.startswith("linux") else None)
 
 
-def _start(interruptible: bool, initializer: Callable | None, arguments: tuple) -> None:
+def _start(initializer: Callable | None, arguments: tuple) -> None:
     """Begin a worker's life."""
-    if not interruptible:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+    signals.ignore()  # Ctrl-C and the like are for the parent, which then ends its workers
     # a worker that outlived a killed parent would wait for work for ever, and hold the lock that it inherited
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if initializer is not None:
@@ -52,12 +51,12 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _pool(processes: int, interruptible: bool, initializer: Callable | None, arguments: tuple) -> Iterator[Executor]:
+def _pool(processes: int, initializer: Callable | None, arguments: tuple) -> Iterator[Executor]:
     with warnings.catch_warnings():
         # from 3.12 Python warns of a fork beside threads; the workers run plain Python or one Rust thread
         warnings.simplefilter("ignore", DeprecationWarning)
         executor = ProcessPoolExecutor(
-            processes, mp_context=_context(), initializer=_start, initargs=(interruptible, initializer, arguments)
+            processes, mp_context=_context(), initializer=_start, initargs=(initializer, arguments)
         )
         try:
             yield executor
@@ -66,6 +65,11 @@ def _pool(processes: int, interruptible: bool, initializer: Callable | None, arg
                 "a worker process was killed while preparing the data, most likely for want of memory: close other "
                 "programs or start fewer processes"
             ) from error
+        except BaseException:
+            # what they are at may take minutes, and nobody wants it any more
+            for worker in list((executor._processes or {}).values()):
+                worker.kill()
+            raise
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
@@ -88,7 +92,7 @@ def ordered_map(
             initializer(*arguments)
         yield from map(function, items)
         return
-    with _pool(processes, False, initializer, arguments) as executor:
+    with _pool(processes, initializer, arguments) as executor:
         waiting: deque = deque()
         for item in items:
             waiting.append(executor.submit(function, item))
@@ -102,5 +106,5 @@ def in_child(function: Callable[..., Result], *arguments: object) -> Result:
     """Run one call in a child process and return its result."""
     if multiprocessing.current_process().daemon:
         return function(*arguments)
-    with _pool(1, True, None, ()) as executor:
+    with _pool(1, None, ()) as executor:
         return executor.submit(function, *arguments).result()

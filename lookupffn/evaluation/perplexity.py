@@ -23,6 +23,12 @@ from tqdm import tqdm
 
 from lookupffn.errors import UserError
 
+_UNIGRAM_BATCH = 1024
+
+
+class EvaluationStopped(Exception):
+    """An evaluation was asked to stop before its end."""
+
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -65,6 +71,7 @@ def evaluate_mlm(
     rank: int = 0,
     world_size: int = 1,
     reduce: Callable[[Tensor], Tensor] | None = None,
+    stop: Callable[[], bool] | None = None,
     progress: bool = True,
 ) -> EvaluationResult:
     """Scores a model on a packed split, in float32 whatever it was trained in.
@@ -79,13 +86,16 @@ def evaluate_mlm(
         rank: this process.
         world_size: how many processes share the work.
         reduce: sums a float64 tensor [2] over all processes; needed with more than one.
+        stop: asked before each batch whether to give up; must answer all processes the same.
         progress: show a progress bar.
 
     Raises:
         UserError: the split is empty.
+        EvaluationStopped: ``stop`` said so.
     """
     chosen = validation_sequences(len(packed), packed.sequence_length, max_tokens)
-    mine = np.array_split(chosen, world_size)[rank]
+    parts = np.array_split(chosen, world_size)
+    mine, most = parts[rank], len(parts[0])
     device = next(model.parameters()).device
     # loss and count, on the host: not every accelerator has float64
     totals = torch.zeros(2, dtype=torch.float64)
@@ -96,13 +106,19 @@ def evaluate_mlm(
             full_precision(model),
             tqdm(total=len(mine), unit="seq", desc="validation", leave=False, disable=not progress) as bar,
         ):
-            for batch in _batches(packed, masker, mine, batch_size, data_fingerprint):
+            for start in range(0, most, batch_size):
+                if stop is not None and stop():
+                    raise EvaluationStopped
+                ids = mine[start : start + batch_size]
+                # one that has none left runs along uncounted: the forward pass of a sharded model needs every process
+                batch = _masked(packed, masker, ids if len(ids) else chosen[:1], data_fingerprint)
                 output = model(input_ids=batch.input_ids.to(device), masked_positions=batch.positions.to(device))
                 losses = F.cross_entropy(
                     output.logits.float().flatten(0, 1), batch.labels.to(device).flatten(), reduction="none"
                 )
-                totals += torch.stack([losses.cpu().double().sum(), torch.tensor(losses.numel(), dtype=torch.float64)])
-                bar.update(len(batch.input_ids))
+                if len(ids):
+                    totals += torch.tensor([float(losses.cpu().double().sum()), losses.numel()], dtype=torch.float64)
+                bar.update(len(ids))
     finally:
         model.train(training)
     if reduce is not None:
@@ -143,8 +159,8 @@ def unigram_perplexity(
     losses = -unigram_log_probabilities(token_counts)
     chosen = validation_sequences(len(packed), packed.sequence_length, max_tokens)
     total, tokens = 0.0, 0
-    for batch in _batches(packed, masker, chosen, 1024, data_fingerprint):
-        labels = batch.labels.numpy()
+    for start in range(0, len(chosen), _UNIGRAM_BATCH):
+        labels = _masked(packed, masker, chosen[start : start + _UNIGRAM_BATCH], data_fingerprint).labels.numpy()
         total += float(losses[labels].sum())
         tokens += labels.size
     if not tokens:
@@ -153,18 +169,9 @@ def unigram_perplexity(
     return EvaluationResult(loss, math.exp(loss), tokens, len(chosen))
 
 
-def _batches(
-    packed: Any,
-    masker: Callable[..., Any],
-    chosen: np.ndarray,
-    batch_size: int,
-    data_fingerprint: str,
-) -> Iterator[Any]:
-    """MaskedBatches of the chosen sequences, with the masks that belong to this data."""
-    seed = int(data_fingerprint[:15], 16)
-    for start in range(0, len(chosen), batch_size):
-        ids = chosen[start : start + batch_size]
-        yield masker(np.asarray(packed.tokens[ids]), ids, seed=seed, epoch=0)
+def _masked(packed: Any, masker: Callable[..., Any], ids: np.ndarray, data_fingerprint: str) -> Any:
+    """A MaskedBatch of the sequences ``ids``, with the masks that belong to this data."""
+    return masker(np.asarray(packed.tokens[ids]), ids, seed=int(data_fingerprint[:15], 16), epoch=0)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lookupffn.data.cache import write_atomically
 from lookupffn.errors import UserError
 from lookupffn.training.files import altered, digests, to_json, whole_folder
 
@@ -38,8 +39,10 @@ def save_checkpoint(
     state: dict[str, Any],
     metadata: dict[str, Any],
     keep: int,
+    best: int | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Writes checkpoints/step-NNNNNNNN and removes the oldest beyond ``keep``.
+    """Writes checkpoints/step-NNNNNNNN and removes the oldest beyond ``keep``, but not the best.
 
     Args:
         folder: the run's checkpoints folder.
@@ -48,26 +51,63 @@ def save_checkpoint(
         tokenizer: written beside it, so that the checkpoint stands alone.
         state: tensors and plain values (optimizer, scaler).
         metadata: JSON values, readable without torch.
-        keep: how many checkpoints stay.
+        keep: how many of the last checkpoints stay.
+        best: the step of one more that stays; None for none.
+        weights: what the model holds, where it is sharded; None to ask the model.
 
     Raises:
         UserError: the disk is full or cannot be written; the checkpoints from before are as they were.
     """
     final = folder / f"step-{step:08d}"
     with whole_folder(final, "the checkpoint", kept=what_is_kept(folder)) as partial:
-        save_model(partial, model, tokenizer)
+        save_model(partial, model, tokenizer, weights)
         torch.save(state, partial / STATE_FILE)
         document = {"step": step, **metadata, "sha256": digests(partial)}
         (partial / METADATA_FILE).write_text(to_json(document, indent=2), encoding="utf-8")
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    # one with a later step is damaged, for training has gone on from before it: it must not push out a whole one
+    written = [path for path in list_checkpoints(folder) if step_of(path) <= step]
+    for old in written[:-keep]:
+        if step_of(old) != best:
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A HuggingFace folder with tokenizer: what from_pretrained reads."""
-    model.save_pretrained(folder)
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """A HuggingFace folder with tokenizer: what from_pretrained reads; ``weights`` as for ``save_checkpoint``."""
+    model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
     tokenizer.save_pretrained(folder)
+
+
+def write_model(
+    final: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: dict[str, torch.Tensor] | None,
+    *,
+    kept: str,
+) -> dict[str, str]:
+    """A finished run's model folder, whole or not at all; returns the SHA-256 of its files."""
+    with whole_folder(final, "the model", kept=kept) as partial:
+        save_model(partial, model, tokenizer, weights)
+    return digests(final)
+
+
+def amend_checkpoint(path: Path, metadata: dict[str, Any]) -> None:
+    """Replaces the metadata of a checkpoint whose weights and state are still those of now.
+
+    Raises:
+        UserError: the disk is full or cannot be written; the checkpoint is as it was.
+    """
+    try:
+        document = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
+        write_atomically(path / METADATA_FILE, to_json({**document, **metadata}, indent=2))
+    except OSError as error:
+        raise UserError(f"cannot write {path / METADATA_FILE}: {error.strerror or error}; it is as it was") from error
 
 
 def what_is_kept(folder: Path) -> str:
@@ -81,7 +121,12 @@ def what_is_kept(folder: Path) -> str:
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first, whether whole or damaged."""
     found = [path for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """120 for step-00000120."""
+    return int(path.name.removeprefix("step-"))
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,31 +20,42 @@ from accelerate import Accelerator
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from lookupffn.data import PreparedData, prepare_data, training_batches
+from lookupffn.data import prepare_data, training_batches
 from lookupffn.data.cache import write_atomically
-from lookupffn.evaluation import evaluate_mlm, unigram_perplexity
-from lookupffn.model import LookupRobertaForMaskedLM
+from lookupffn.errors import UserError
+from lookupffn.evaluation import EvaluationStopped, evaluate_mlm, unigram_perplexity
 from lookupffn.report import run_table
-from lookupffn.training.checkpoint import load_state, save_checkpoint, save_model, what_is_kept
+from lookupffn.signals import Interrupted, deferring, handling, name, received
+from lookupffn.training.checkpoint import (
+    amend_checkpoint,
+    load_state,
+    save_checkpoint,
+    what_is_kept,
+    write_model,
+)
 from lookupffn.training.checks import check_config
 from lookupffn.training.clock import Clock
-from lookupffn.training.files import digests, finite, to_json, whole_folder
+from lookupffn.training.files import finite, to_json
+from lookupffn.training.metrics import append_line, show, sync, truncate_metrics
 from lookupffn.training.optimizer import build_optimizer, learning_rate
-from lookupffn.training.processes import gather_losses, on_main, share, start_accelerator, sum_over
+from lookupffn.training.processes import any_process, on_main, share, start_accelerator, sum_over
 from lookupffn.training.run_folder import (
     CHECKPOINTS,
     METRICS,
     MODEL,
     SUMMARY,
+    member_folder,
     open_run_folder,
-    truncate_metrics,
+    read_summary,
 )
 from lookupffn.training.settings import TrainingSettings, evaluation_settings, optimizer_settings, training_settings
 from lookupffn.training.setup import build_masker, build_model, cache_folder, resolve, resume_point
+from lookupffn.training.sharding import prepare, take_state, whole_state, whole_weights
 from lookupffn.training.source import ModelSource, adopt_model
 from lookupffn.training.step import NonFiniteError, advice, check_validation, check_weights, update
-from lookupffn.training.summary import model_figures, plateau_exit_step, surroundings, training_flops_per_token
+from lookupffn.training.summary import model_figures, run_summary, training_flops_per_token
 from lookupffn.training.tracking import start_tracker
+from lookupffn.training.trouble import trouble
 
 # fp16 skips steps while it looks for a loss scale; this many in a row is no search any more
 MAX_SKIPPED_STEPS = 40
@@ -59,11 +71,12 @@ def train(cfg: DictConfig, *, sweep_member: bool = False) -> dict[str, Any] | No
         sweep_member: whether this is one run of several.
 
     Returns:
-        The contents of summary.json; None for a sweep member that was finished already, and on every process but the
+        The contents of summary.json, also of a sweep member that was finished already; None on every process but the
         main one.
 
     Raises:
-        UserError: something the user gave cannot be, or training diverged.
+        UserError: something the user gave cannot be, or training diverged, or memory or disk are full.
+        Interrupted: SIGINT or SIGTERM; the run goes on when it is started again.
     """
     started = time.perf_counter()
     config = resolve(cfg)
@@ -75,11 +88,22 @@ def train(cfg: DictConfig, *, sweep_member: bool = False) -> dict[str, Any] | No
     folder = on_main(accelerator, lambda: open_run_folder(config, sweep_member=sweep_member))
     path = share(accelerator, None if folder is None else folder.path)
     if path is None:
-        return None
+        return on_main(accelerator, lambda: read_summary(member_folder(config)))
     try:
-        return _train_in(path, config, settings, accelerator, init, started, sweep_member)
+        with handling():
+            return _train_in(path, config, settings, accelerator, init, started, sweep_member)
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}{advice(what_is_kept(path / CHECKPOINTS))}") from None
+    except Interrupted as stop:
+        kept = what_is_kept(path / CHECKPOINTS)
+        raise Interrupted(stop.signum, f"stopped by {name(stop.signum)}. {kept}: repeat the command to go on") from None
+    except (RuntimeError, MemoryError) as error:
+        reason = trouble(error, accelerator.num_processes)
+        if reason is None:
+            raise
+        if (signum := received()) is not None:  # the others have stopped already
+            raise Interrupted(signum) from None
+        raise UserError(f"{reason}. {what_is_kept(path / CHECKPOINTS)}") from error
     finally:
         if folder is not None:
             folder.release()
@@ -118,7 +142,7 @@ def _train_in(
     )  # fmt: skip
 
     model.to(accelerator.device).train()
-    wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, optimizer_config, accelerator.device))
+    wrapped, optimizer = prepare(accelerator, model, build_optimizer(model, optimizer_config, accelerator.device))
     step_model = torch.compile(wrapped) if settings.compile else wrapped
 
     tokens_per_step = settings.batch_size * sequence_length
@@ -126,51 +150,80 @@ def _train_in(
     total_steps = settings.budget.steps(tokens_per_step, flops_per_token)
     clock = Clock(record.get("training_s", 0.0))
     earlier_s = record.get("wall_clock_s", 0.0)
-    step, recent, skipped = record.get("step", 0), list(record.get("recent_losses", [])), 0
+    step = first_step = record.get("step", 0)
+    # what has happened since the last line of metrics.jsonl, and the line whose validation was interrupted
+    losses, unvalidated = list(record.get("recent_losses", [])), record.get("unvalidated")
+    skipped, in_a_row = record.get("skipped_steps", 0), record.get("skipped_in_a_row", 0)
+    best: dict[str, float] | None = record.get("best")
     lines: list[dict[str, Any]] = []
     if checkpoint is not None:
         state = load_state(checkpoint, accelerator.device)
-        optimizer.load_state_dict(state["optimizer"])
+        take_state(optimizer, state["optimizer"])
         if accelerator.scaler is not None and state["scaler"] is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
         logger.info("going on from step %d (%s)", step, checkpoint)
     if main:
-        lines = truncate_metrics(path / METRICS, step)
+        lines = truncate_metrics(path / METRICS, step - (unvalidated is not None))
 
-    def validate() -> dict[str, float]:
+    def validate(stop: Any = None) -> dict[str, float]:
         with model.collecting_statistics():
             result = evaluate_mlm(
                 model, data.validation, masker,
                 data_fingerprint=data.data_fingerprint, batch_size=evaluation_batch, max_tokens=evaluation_tokens,
-                rank=rank, world_size=world_size, reduce=sum_over(accelerator), progress=main,
+                rank=rank, world_size=world_size, reduce=sum_over(accelerator),
+                stop=None if stop is None else lambda: any_process(accelerator, stop()), progress=main,
             )  # fmt: skip
         check_validation(result.loss, f"step {step}", model)
         statistics = {f"ffn_{name}": value for name, value in model.statistics().items()}
         return {"validation_loss": result.loss, "validation_perplexity": result.perplexity, **statistics}
 
-    def save() -> None:
-        nonlocal recent
-        check_weights(model, step)
-        recent = [*recent, *gather_losses(accelerator, local)]
-        local.clear()
+    def conclude(line: dict[str, Any], *, validating: bool, stop: Any) -> bool:
+        """Writes a line of metrics.jsonl; whether its validation is the best so far."""
+        nonlocal best, unvalidated
+        if validating:
+            unvalidated = line
+            with clock.paused():
+                line = line | validate(stop)
+            unvalidated = None
         if main:
-            scaler = accelerator.scaler
-            save_checkpoint(
-                path / CHECKPOINTS, step, model=model, tokenizer=data.tokenizer, keep=settings.keep_checkpoints,
-                state={"optimizer": optimizer.state_dict(), "scaler": scaler and scaler.state_dict()},
-                metadata={
-                    "tokens": step * tokens_per_step,
-                    "training_s": clock.seconds(),
-                    "wall_clock_s": earlier_s + time.perf_counter() - started,
-                    "recent_losses": recent,
-                    "unigram_perplexity": unigram.perplexity,
-                    "data_fingerprint": data.data_fingerprint,
-                    "tokenizer_fingerprint": data.tokenizer_fingerprint,
-                },
-            )  # fmt: skip
+            append_line(path / METRICS, line, kept=what_is_kept(path / CHECKPOINTS))
+            lines.append(line)
+            tracker.log(finite(line))
+            show(bar, line, settings.budget, progress)
+        better = validating and (best is None or line["validation_loss"] < best["validation_loss"])
+        if better:
+            best = {"step": step, "validation_loss": line["validation_loss"]}
+        return better and settings.keep_best
 
-    # losses of this process since the last logged point; those in `recent` are of all processes already
-    local: list[float] = []
+    def save() -> None:
+        check_weights(model, step, accelerator)
+        weights, scaler = whole_weights(model, keep=main), accelerator.scaler
+        state = {"optimizer": whole_state(optimizer, keep=main), "scaler": scaler and scaler.state_dict()}
+        if not main:
+            return
+        metadata = {
+            "tokens": step * tokens_per_step,
+            "training_s": clock.seconds(),
+            "wall_clock_s": earlier_s + time.perf_counter() - started,
+            "recent_losses": losses,
+            "unvalidated": unvalidated and finite(unvalidated),
+            "skipped_steps": skipped,
+            "skipped_in_a_row": in_a_row,
+            "best": best,
+            "unigram_perplexity": unigram.perplexity,
+            "data_fingerprint": data.data_fingerprint,
+            "tokenizer_fingerprint": data.tokenizer_fingerprint,
+        }
+        kept_best = best["step"] if best and settings.keep_best else None
+        sync(path / METRICS)
+        if checkpoint is not None and step == first_step:
+            amend_checkpoint(checkpoint, metadata)
+            return
+        save_checkpoint(
+            path / CHECKPOINTS, step, model=model, weights=weights, tokenizer=data.tokenizer, state=state,
+            metadata=metadata, keep=settings.keep_checkpoints, best=kept_best,
+        )  # fmt: skip
+
     logged_at, logged_s = step, clock.seconds()
     progress = budget_progress(accelerator, settings, clock)
     done = step >= total_steps if total_steps is not None else progress >= 1.0
@@ -184,93 +237,82 @@ def _train_in(
     bar = tqdm(total=total_steps, initial=step, unit="step", desc="training", disable=not main, smoothing=0.05)
     finished = False
     try:
-        clock.start()
-        while not done:
-            rate = learning_rate(optimizer_config, step=step, total_steps=total_steps, progress=progress)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["lr_scale"]
-            loss, grad_norm, auxiliary = update(
-                step_model, model, optimizer, accelerator, next(batches),
-                seed=seed, step=step, max_grad_norm=optimizer_config.max_grad_norm,
-            )  # fmt: skip
-            # not optimizer.step_was_skipped: accelerate does not see what a fused AdamW leaves out
-            skipped = 0 if math.isfinite(grad_norm) else skipped + 1
-            if skipped > MAX_SKIPPED_STEPS:
-                raise NonFiniteError(f"step {step + 1}: {skipped} steps in a row overflowed in fp16; use bf16 or fp32")
-            step += 1
-            local.append(loss)
-            progress = budget_progress(accelerator, settings, clock)
-            done = step >= total_steps if total_steps is not None else progress >= 1.0
-
-            validating = done or step % settings.validate_every == 0
-            if validating or step % settings.log_every == 0:
-                losses = [*recent, *gather_losses(accelerator, local)]
-                recent, local = [], []
-                seconds = clock.seconds()
-                line = {
-                    "step": step,
-                    "tokens": step * tokens_per_step,
-                    "training_flops": flops_per_token * step * tokens_per_step,
-                    # fsum does not depend on how the losses were grouped, so an interruption does not show
-                    "loss": math.fsum(losses) / len(losses),
-                    "learning_rate": rate,
-                    "grad_norm": grad_norm,
-                    "tokens_per_s": (step - logged_at) * tokens_per_step / max(seconds - logged_s, 1e-9),
-                    **auxiliary,
-                }
-                logged_at, logged_s = step, seconds
-                if validating:
-                    with clock.paused():
-                        line |= validate()
-                if main:
-                    append_line(path / METRICS, line)
-                    lines.append(line)
-                    tracker.log(finite(line))
-                    show(bar, line, settings, progress)
-            if done or step % settings.checkpoint_every == 0:
-                with clock.paused():
+        with deferring() as stopping:
+            clock.start()
+            try:
+                if unvalidated is not None and conclude(unvalidated, validating=True, stop=stopping):
                     save()
-            bar.update()
-        clock.stop()
+                while not done:
+                    rate = learning_rate(optimizer_config, step=step, total_steps=total_steps, progress=progress)
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate * group["lr_scale"]
+                    result = update(
+                        step_model, model, optimizer, accelerator, next(batches), seed=seed, step=step,
+                        max_grad_norm=optimizer_config.max_grad_norm, may_skip=in_a_row < settings.skip_nonfinite,
+                        stopping=stopping,
+                    )  # fmt: skip
+                    # not optimizer.step_was_skipped: accelerate does not see what a fused AdamW leaves out
+                    in_a_row = in_a_row + 1 if result.skipped else 0
+                    if in_a_row > max(MAX_SKIPPED_STEPS, settings.skip_nonfinite):
+                        raise NonFiniteError(f"step {step + 1}: {in_a_row} steps in a row overflowed; use bf16 or fp32")
+                    skipped += result.skipped
+                    step += 1
+                    if math.isfinite(result.loss):
+                        losses.append(result.loss)
+                    progress = budget_progress(accelerator, settings, clock)
+                    done = step >= total_steps if total_steps is not None else progress >= 1.0
+
+                    validating, better = done or step % settings.validate_every == 0, False
+                    if validating or step % settings.log_every == 0:
+                        seconds = clock.seconds()
+                        line = {
+                            "step": step,
+                            "tokens": step * tokens_per_step,
+                            "training_flops": flops_per_token * step * tokens_per_step,
+                            # fsum does not depend on how the losses were grouped, so an interruption does not show
+                            "loss": math.fsum(losses) / len(losses) if losses else math.nan,
+                            "learning_rate": rate,
+                            "grad_norm": result.grad_norm,
+                            "tokens_per_s": (step - logged_at) * tokens_per_step / max(seconds - logged_s, 1e-9),
+                            **({"skipped_steps": skipped} if skipped or settings.skip_nonfinite else {}),
+                            **result.auxiliary,
+                        }
+                        logged_at, logged_s, losses = step, seconds, []
+                        if validating and result.stop:
+                            unvalidated = line
+                        else:
+                            better = conclude(line, validating=validating, stop=stopping)
+                    if done or better or result.stop or step % settings.checkpoint_every == 0:
+                        with clock.paused():
+                            save()
+                    bar.update()
+                    if result.stop:
+                        raise Interrupted(stopping() or signal.SIGTERM)
+            except EvaluationStopped:
+                save()
+                raise Interrupted(stopping() or signal.SIGTERM) from None
+            clock.stop()
         bar.close()
 
         # a budget that a resumed run has already used up leaves nothing to train, but something to score
         scored = lines[-1] if main and lines and lines[-1]["step"] == step else {}
         has_score = share(accelerator, "validation_loss" in scored)
         validation = scored if has_score else validate()
+        weights = whole_weights(model, keep=main)
         if not main:
             finished = True
             accelerator.wait_for_everyone()
             return None
-        figures = model_figures(model, sequence_length, masked)  # a cost that depends on the tokens is measured by now
-        model_files = write_model(path, model, data)
-        tokens = step * tokens_per_step
-        summary = {
-            **{key: figures[key] for key in ("ffn", "ffn_options")},
-            "model": config["model"]["name"],
-            "data": config["data"]["name"],
-            "seed": seed,
-            "steps": step,
-            "tokens": tokens,
-            "budget": {"unit": settings.budget.unit, "amount": settings.budget.amount},
-            **{key: validation[key] for key in ("validation_loss", "validation_perplexity")},
-            "unigram_loss": unigram.loss,
-            "unigram_perplexity": unigram.perplexity,
-            "masked_validation_tokens": unigram.masked_tokens,
-            "statistics": {key.removeprefix("ffn_"): validation[key] for key in validation if key.startswith("ffn_")},
-            "plateau_exit_step": plateau_exit_step(lines, unigram.loss),
-            **{key: value for key, value in figures.items() if key not in ("ffn", "ffn_options")},
-            "training_flops": flops_per_token * tokens,
-            "wall_clock_s": earlier_s + time.perf_counter() - started,
-            "training_s": clock.seconds(),
-            "tokens_per_s": tokens / max(clock.seconds(), 1e-9),
-            "processes": world_size,
-            "precision": settings.precision,
-            "data_fingerprint": data.data_fingerprint,
-            "tokenizer_fingerprint": data.tokenizer_fingerprint,
-            "model_sha256": model_files,
-            **surroundings(accelerator.device),
-        }
+        summary = run_summary(
+            model_figures(model, sequence_length, masked),  # a cost that depends on the tokens is measured by now
+            config=config, settings=settings, data=data, accelerator=accelerator, validation=validation,
+            unigram=unigram, lines=lines, step=step, tokens=step * tokens_per_step, flops_per_token=flops_per_token,
+            skipped=skipped, best=best, training_s=clock.seconds(),
+            wall_clock_s=earlier_s + time.perf_counter() - started,
+            model_sha256=write_model(
+                path / MODEL, model, data.tokenizer, weights, kept=what_is_kept(path / CHECKPOINTS)
+            ),
+        )  # fmt: skip
         tracker.finish(finite(summary))
         finished = True
         write_atomically(path / SUMMARY, to_json(summary, indent=2))
@@ -282,36 +324,6 @@ def _train_in(
         bar.close()
         if tracker is not None and not finished:
             tracker.finish(None, failed=True)
-
-
-def write_model(path: Path, model: LookupRobertaForMaskedLM, data: PreparedData) -> dict[str, str]:
-    """model/, whole or not at all; returns the SHA-256 of its files."""
-    with whole_folder(path / MODEL, "the model", kept=what_is_kept(path / CHECKPOINTS)) as partial:
-        save_model(partial, model, data.tokenizer)
-    return digests(path / MODEL)
-
-
-def append_line(path: Path, line: dict[str, Any]) -> None:
-    """One line of metrics.jsonl, on the disk when this returns as far as the process is concerned."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(to_json(line))
-
-
-def show(bar: tqdm, line: dict[str, Any], settings: TrainingSettings, progress: float) -> None:
-    """The progress bar's figures, and a log line at validation points."""
-    shown = {
-        "loss": f"{line['loss']:.3f}",
-        "lr": f"{line['learning_rate']:.1e}",
-        "tok/s": f"{line['tokens_per_s']:,.0f}",
-    }
-    if settings.budget.unit == "minutes":
-        shown["min"] = f"{progress * settings.budget.amount:.1f}/{settings.budget.amount:g}"
-    bar.set_postfix(shown, refresh=False)
-    if "validation_loss" in line:
-        logger.info(
-            "step %d: validation perplexity %.2f (loss %.4f)",
-            line["step"], line["validation_perplexity"], line["validation_loss"],
-        )  # fmt: skip
 
 
 def budget_progress(accelerator: Accelerator, settings: TrainingSettings, clock: Clock) -> float:

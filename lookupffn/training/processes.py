@@ -14,6 +14,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from transformers.utils.logging import disable_progress_bar
 
 from lookupffn.errors import UserError
+from lookupffn.training.sharding import choose_sharding
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -25,21 +26,22 @@ def start_accelerator(precision: str = "fp32", accumulation: int = 1) -> Acceler
     GradientState._reset_state()
     # accelerate takes several processes without a GPU for strangers to each other unless it is told
     several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=several_on_cpu,
         mixed_precision=MIXED_PRECISION[precision],
         gradient_accumulation_steps=accumulation,
         # one process may prepare a corpus for hours while the others wait
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=24))],
     )
+    choose_sharding(accelerator)
+    return accelerator
 
 
-def gather_losses(accelerator: Accelerator, losses: list[float]) -> list[float]:
-    """The losses of each step, averaged over the processes."""
-    if accelerator.num_processes == 1 or not losses:
-        return list(losses)
-    gathered = accelerator.gather(torch.tensor(losses, dtype=torch.float64, device=accelerator.device))
-    return gathered.view(accelerator.num_processes, -1).mean(0).tolist()
+def any_process(accelerator: Accelerator, condition: object) -> bool:
+    """Whether a condition holds on at least one process; all of them must ask."""
+    if accelerator.num_processes == 1:
+        return bool(condition)
+    return bool(accelerator.reduce(torch.tensor(float(bool(condition)), device=accelerator.device), reduction="sum"))
 
 
 def sum_over(accelerator: Accelerator) -> Callable[[torch.Tensor], torch.Tensor] | None:

@@ -28,7 +28,6 @@ from yaml import YAMLError
 from lookupffn.data.cache import write_atomically
 from lookupffn.errors import UserError
 from lookupffn.training.checkpoint import newest_checkpoint
-from lookupffn.training.files import to_json
 
 CONFIG, METRICS, CHECKPOINTS, MODEL, SUMMARY, LOCK = (
     "config.yaml",
@@ -44,8 +43,8 @@ NOT_IN_NAME = ("output_dir", "overwrite", "cache_dir", "tracker")
 MAY_CHANGE = (
     *NOT_IN_NAME,
     *(f"training.max_{unit}" for unit in ("steps", "tokens", "flops", "minutes")),
-    *(f"training.{name}" for name in ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")),
-    "training.num_workers",
+    *(f"training.{name}" for name in ("log_every", "validate_every", "checkpoint_every", "num_workers")),
+    *(f"training.{name}" for name in ("keep_checkpoints", "keep_best", "skip_nonfinite")),
     "evaluation.batch_size",
 )
 
@@ -102,6 +101,23 @@ def default_name(config: dict[str, Any]) -> str:
     return "-".join(str(part).replace("/", "_") for part in parts)
 
 
+def member_folder(config: dict[str, Any]) -> Path:
+    """The folder of a sweep member: by its default name, in output_dir or outputs/."""
+    return Path("outputs" if config["output_dir"] is None else config["output_dir"]) / default_name(config)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """A finished run's summary.json.
+
+    Raises:
+        UserError: it is missing or unreadable.
+    """
+    try:
+        return json.loads((path / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path / SUMMARY}: {' '.join(str(error).split())}") from None
+
+
 def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> RunFolder | None:
     """Finds or makes the folder of a run, locks it, and writes config.yaml.
 
@@ -129,8 +145,8 @@ def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> Ru
             if not (path / SUMMARY).exists() and not _differences(path, config):
                 return _claim(path, lock, config)
             _unlock(lock)
-    parent = Path("outputs" if config["output_dir"] is None else config["output_dir"])
-    path = parent / name if sweep_member or config["output_dir"] is None else parent
+    whole = sweep_member or config["output_dir"] is None
+    path = member_folder(config) if whole else Path(config["output_dir"])
     if (path / SUMMARY).exists() and not config["overwrite"]:
         if sweep_member:
             logger.info("%s is finished: skipped", path)
@@ -297,28 +313,3 @@ def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def read_metrics(path: Path, up_to_step: int | None = None) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl, at most up to a step; a line cut short by a kill ends it."""
-    lines: list[dict[str, Any]] = []
-    if not path.exists():
-        return lines
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-            step = line["step"]
-        except (ValueError, KeyError, TypeError):
-            break
-        if up_to_step is not None and step > up_to_step:
-            break
-        lines.append(line)
-    return lines
-
-
-def truncate_metrics(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drops what was logged after the checkpoint that training goes on from, so that each step stands once."""
-    lines = read_metrics(path, up_to_step=step)
-    if path.exists():
-        write_atomically(path, "".join(map(to_json, lines)))
-    return lines

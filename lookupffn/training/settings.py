@@ -50,6 +50,8 @@ class TrainingSettings:
     validate_every: int
     checkpoint_every: int
     keep_checkpoints: int
+    keep_best: bool
+    skip_nonfinite: int
     num_workers: int
 
     @property
@@ -101,7 +103,8 @@ def training_settings(section: Mapping[str, Any], world_size: int) -> TrainingSe
         value = getattr(settings, name)
         _require(value is None or (value > 0 and math.isfinite(value)), "training", name, value, "above 0")
     _require(settings.keep_checkpoints >= 1, "training", "keep_checkpoints", settings.keep_checkpoints, "at least 1")
-    _require(settings.num_workers >= 0, "training", "num_workers", settings.num_workers, "0 or more")
+    for name in ("num_workers", "skip_nonfinite"):
+        _require(getattr(settings, name) >= 0, "training", name, getattr(settings, name), "0 or more")
     if settings.precision not in PRECISIONS:
         raise unknown_name("training.precision", settings.precision, PRECISIONS)
     parts = world_size * settings.gradient_accumulation_steps

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,33 @@ from torch import nn
 from lookupffn.data import MaskedBatch
 from lookupffn.errors import UserError
 from lookupffn.model import LookupRobertaForMaskedLM
+from lookupffn.training.processes import any_process
+from lookupffn.training.sharding import local
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteError(UserError):
     """The loss, a gradient or a weight became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step, the same on every process.
+
+    Attributes:
+        loss: mean over all sequences of the step; NaN or infinite in one that was skipped for its loss.
+        grad_norm: before clipping.
+        skipped: whether the weights were left as they were.
+        stop: whether a process was asked to stop.
+        auxiliary: auxiliary losses of this process's last micro-batch as "auxiliary_<name>".
+    """
+
+    loss: float
+    grad_norm: float
+    skipped: bool
+    stop: bool
+    auxiliary: dict[str, float]
 
 
 def update(
@@ -29,7 +55,9 @@ def update(
     seed: int,
     step: int,
     max_grad_norm: float | None,
-) -> tuple[float, float, dict[str, float]]:
+    may_skip: bool,
+    stopping: Callable[[], object],
+) -> StepResult:
     """One optimizer step over this process's micro-batches.
 
     Args:
@@ -41,13 +69,12 @@ def update(
         seed: of the run.
         step: updates done before.
         max_grad_norm: clip to this norm; None not to clip.
-
-    Returns:
-        Mean loss of this process's sequences, the gradient's norm before clipping, auxiliary losses of the last
-        micro-batch as "auxiliary_<name>".
+        may_skip: leave a batch out whose loss or gradient is NaN or infinite.
+        stopping: whether this process has been asked to stop.
 
     Raises:
-        NonFiniteError: NaN or infinity in the loss or gradient; the weights have not been touched.
+        NonFiniteError: NaN or infinity in the loss or gradient, unless ``may_skip`` and the weights are finite; they
+            have not been touched.
     """
     device = accelerator.device
     losses, auxiliary = [], {}
@@ -63,20 +90,38 @@ def update(
             accelerator.backward(sum(auxiliary.values(), output.loss))
             losses.append(output.loss.detach().float())
     norm = accelerator.clip_grad_norm_(model.parameters(), math.inf if max_grad_norm is None else max_grad_norm)
+    # what all processes must agree on goes in one reduction: a signal need not reach them in the same step
+    shared = torch.stack([torch.stack(losses).mean(), torch.tensor(float(bool(stopping())), device=device)])
+    if accelerator.num_processes > 1:
+        shared = accelerator.reduce(shared, reduction="mean")
     # one synchronisation a step, so that a bad gradient is seen before it reaches the weights
-    loss, grad_norm = torch.stack([torch.stack(losses).mean(), norm.float().to(device)]).tolist()
+    loss, stop, grad_norm = torch.cat([shared, local(norm).float().to(device).view(1)]).tolist()
+    skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
     # with fp16 an infinite gradient is the scaler's business: it skips the step and lowers the scale
-    if not math.isfinite(loss) or (not math.isfinite(grad_norm) and accelerator.scaler is None):
-        raise NonFiniteError(f"step {step + 1}: loss {loss}, gradient norm {grad_norm}; {describe_non_finite(model)}")
-    optimizer.step()
+    if skipped and not (accelerator.scaler is not None and math.isfinite(loss)):
+        reason = f"step {step + 1}: loss {loss}, gradient norm {grad_norm}; {describe_non_finite(model)}"
+        if not may_skip or not finite_weights(model, accelerator):
+            raise NonFiniteError(reason)
+        logger.warning("%s; this batch is left out", reason)
+        if accelerator.scaler is not None:
+            accelerator.scaler.update()
+    else:
+        optimizer.step()
     optimizer.zero_grad()
-    return loss, grad_norm, {f"auxiliary_{name}": float(value.detach()) for name, value in auxiliary.items()}
+    figures = {f"auxiliary_{name}": float(value.detach()) for name, value in auxiliary.items()}
+    return StepResult(loss, grad_norm, skipped, stop > 0, figures)
 
 
-def check_weights(model: nn.Module, step: int) -> None:
-    """Raises a NonFiniteError where a weight is NaN or infinite: nothing to keep as a checkpoint."""
+def finite_weights(model: nn.Module, accelerator: Accelerator) -> bool:
+    """Whether all weights are finite, on every process."""
     # one synchronisation for all of them
-    if not torch.stack([torch.isfinite(p.detach()).all() for p in model.parameters()]).all():
+    finite = torch.stack([torch.isfinite(local(p.detach())).all() for p in model.parameters()]).all()
+    return not any_process(accelerator, not finite)
+
+
+def check_weights(model: nn.Module, step: int, accelerator: Accelerator) -> None:
+    """Raises a NonFiniteError where a weight is NaN or infinite: nothing to keep as a checkpoint."""
+    if not finite_weights(model, accelerator):
         raise NonFiniteError(f"step {step}: {describe_non_finite(model)}")
 
 
@@ -88,8 +133,9 @@ def check_validation(loss: float, where: str, model: nn.Module) -> None:
 
 def describe_non_finite(model: nn.Module) -> str:
     """Which parameters, in one line."""
-    weights = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
-    gradients = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    named = list(model.named_parameters())
+    weights = [n for n, p in named if not torch.isfinite(local(p)).all()]
+    gradients = [n for n, p in named if p.grad is not None and not torch.isfinite(local(p.grad)).all()]
     kind, names = ("weights", weights) if weights else ("gradients", gradients)
     if not names:
         return "weights and gradients are finite"
@@ -99,7 +145,10 @@ def describe_non_finite(model: nn.Module) -> str:
 def advice(kept: str) -> str:
     """What to do after a NonFiniteError; ``kept`` says which checkpoint there is."""
     start = " (init_from=<run folder> starts from its weights)" if kept.startswith("The") else ""
-    return f". The run stops. {kept}{start}; try a lower optimizer.lr, a longer warm-up or training.precision=fp32"
+    return (
+        f". The run stops. {kept}{start}; try a lower optimizer.lr, a longer warm-up or training.precision=fp32, or "
+        "leave such batches out with training.skip_nonfinite=10"
+    )
 
 
 def seed_dropout(seed: int, step: int, rank: int, micro: int) -> None:

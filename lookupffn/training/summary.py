@@ -6,15 +6,19 @@ import contextlib
 import platform
 import subprocess
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from lookupffn.cost import TRAINING_MULTIPLE
+from lookupffn.data import PreparedData
+from lookupffn.evaluation import EvaluationResult
 from lookupffn.model import LookupRobertaForMaskedLM
+from lookupffn.training.settings import TrainingSettings
 
 # nats below the unigram loss at which a model has left the plateau that masked language modelling starts on
 PLATEAU_MARGIN = 0.5
@@ -46,6 +50,70 @@ def model_figures(model: LookupRobertaForMaskedLM, sequence_length: int, masked:
         "ffn_parameters_touched": ffn.parameters_touched,
         "ffn_parameters": sum(p.numel() for ffn in model.feed_forwards() for p in ffn.parameters()),
         "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def run_summary(
+    figures: dict[str, Any],
+    *,
+    config: dict[str, Any],
+    settings: TrainingSettings,
+    data: PreparedData,
+    accelerator: Accelerator,
+    validation: Mapping[str, Any],
+    unigram: EvaluationResult,
+    lines: Sequence[dict[str, Any]],
+    step: int,
+    tokens: int,
+    flops_per_token: float,
+    skipped: int,
+    best: dict[str, Any] | None,
+    training_s: float,
+    wall_clock_s: float,
+    model_sha256: dict[str, str],
+) -> dict[str, Any]:
+    """The contents of summary.json.
+
+    Args:
+        figures: what ``model_figures`` says of the trained model.
+        config, settings, data, accelerator: of the run.
+        validation: the last validation, as in metrics.jsonl.
+        unigram: the unigram's score on the same tokens.
+        lines: metrics.jsonl.
+        step, tokens: trained on.
+        flops_per_token: of training.
+        skipped: steps whose batch was left out.
+        best: step and validation_loss of the best validation.
+        training_s, wall_clock_s: seconds in training steps, and in all.
+        model_sha256: digests of the files of model/.
+    """
+    return {
+        **{key: figures[key] for key in ("ffn", "ffn_options")},
+        "model": config["model"]["name"],
+        "data": config["data"]["name"],
+        "seed": config["seed"],
+        "steps": step,
+        "tokens": tokens,
+        "budget": {"unit": settings.budget.unit, "amount": settings.budget.amount},
+        **{key: validation[key] for key in ("validation_loss", "validation_perplexity")},
+        "best": best,
+        "unigram_loss": unigram.loss,
+        "unigram_perplexity": unigram.perplexity,
+        "masked_validation_tokens": unigram.masked_tokens,
+        "statistics": {key.removeprefix("ffn_"): validation[key] for key in validation if key.startswith("ffn_")},
+        "plateau_exit_step": plateau_exit_step(lines, unigram.loss),
+        "skipped_steps": skipped,
+        **{key: value for key, value in figures.items() if key not in ("ffn", "ffn_options")},
+        "training_flops": flops_per_token * tokens,
+        "wall_clock_s": wall_clock_s,
+        "training_s": training_s,
+        "tokens_per_s": tokens / max(training_s, 1e-9),
+        "processes": accelerator.num_processes,
+        "precision": settings.precision,
+        "data_fingerprint": data.data_fingerprint,
+        "tokenizer_fingerprint": data.tokenizer_fingerprint,
+        "model_sha256": model_sha256,
+        **surroundings(accelerator.device),
     }
 
 

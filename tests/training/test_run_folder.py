@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 from pathlib import Path
@@ -11,8 +10,6 @@ from lookupffn.training.run_folder import (
     default_name,
     open_run_folder,
     read_config,
-    read_metrics,
-    truncate_metrics,
 )
 from tests.training.tiny import compose
 
@@ -120,15 +117,6 @@ def test_sweep_members_have_their_own_folders_and_finished_ones_are_skipped():
     assert open_run_folder(member, sweep_member=True) is None
     other = open_run_folder({**member, "seed": 1}, sweep_member=True)
     assert other.path.parent == Path("sweep")
-
-
-def test_metrics_are_cut_at_the_checkpoint(tmp_path: Path):
-    path = tmp_path / "metrics.jsonl"
-    assert read_metrics(path) == []
-    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (2, 4, 6)) + '{"step": 8, "lo')
-    assert [line["step"] for line in read_metrics(path)] == [2, 4, 6]
-    truncate_metrics(path, 4)
-    assert path.read_text() == '{"step": 2}\n{"step": 4}\n'
 
 
 def test_a_run_that_never_began_leaves_no_folder(tmp_path: Path):

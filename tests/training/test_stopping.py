@@ -47,11 +47,18 @@ def test_overflowing_steps_are_counted_by_their_gradient(
     tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     norms = iter([math.inf, 1.0, *[math.inf] * 3])
-    monkeypatch.setattr(loop, "update", lambda *args, **kwargs: (3.0, next(norms), {}))
+
+    def update(*args, **kwargs) -> step_module.StepResult:
+        norm = next(norms)
+        return step_module.StepResult(3.0, norm, math.isinf(norm), False, {})
+
+    monkeypatch.setattr(loop, "update", update)
     monkeypatch.setattr(loop, "MAX_SKIPPED_STEPS", 2)
-    with pytest.raises(step_module.NonFiniteError, match="step 5: 3 steps in a row overflowed in fp16"):
+    with pytest.raises(step_module.NonFiniteError, match="step 5: 3 steps in a row overflowed"):
         tiny.train(f"output_dir={tmp_path}/run", "training.log_every=1", "training.validate_every=100")
-    assert [line["grad_norm"] for line in metrics(tmp_path / "run")] == [None, 1.0, None, None]
+    lines = metrics(tmp_path / "run")
+    assert [line["grad_norm"] for line in lines] == [None, 1.0, None, None]
+    assert [line["skipped_steps"] for line in lines] == [1, 1, 2, 3]
     assert "Infinity" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file
 
 from lookupffn.launch import CONFIG_DIR
 from lookupffn.training import train
@@ -118,6 +120,11 @@ def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> sub
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Of a finished run."""
+    return load_file(folder / "model" / "model.safetensors")
 
 
 def metrics(folder: Path, *, timeless: bool = True) -> list[dict]:
