@@ -170,14 +170,14 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state that ``save_checkpoint`` was given.
+def load_state(path: Path) -> dict[str, Any]:
+    """The state that ``save_checkpoint`` was given, its tensors on the host.
 
     Raises:
         UserError: the file is damaged, or holds more than tensors and plain values.
     """
     try:
-        return torch.load(path / STATE_FILE, map_location=device, weights_only=True)
+        return torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"damaged checkpoint {path}: {STATE_FILE} cannot be read ({reason})") from None

@@ -157,7 +157,7 @@ def _train_in(
     best: dict[str, float] | None = record.get("best")
     lines: list[dict[str, Any]] = []
     if checkpoint is not None:
-        state = load_state(checkpoint, accelerator.device)
+        state = load_state(checkpoint)
         take_state(optimizer, state["optimizer"])
         if accelerator.scaler is not None and state["scaler"] is not None:
             accelerator.scaler.load_state_dict(state["scaler"])

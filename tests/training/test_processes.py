@@ -1,0 +1,149 @@
+"""Runs of several processes on CPUs, started as a user starts them: the same numbers, whole checkpoints, no hanging."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lookupffn.errors import UserError
+from lookupffn.training.checkpoint import list_checkpoints, newest_checkpoint
+from lookupffn.training.trouble import trouble
+from tests.training.tiny import ROOT, Workspace, metrics, weights
+
+TRAIN = str(ROOT / "train.py")
+STEPS = ("training.max_steps=50", "training.log_every=1", "training.validate_every=25", "training.checkpoint_every=10")
+TABLES = ("ffn.num_tables=16", "ffn.table_size=64", "training.max_steps=6", "training.log_every=1")
+
+
+def torchrun(count: int) -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+
+
+def start(*command: str, cwd: Path) -> subprocess.Popen:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def end(process: subprocess.Popen, timeout: float = 300) -> str:
+    """Output of a process that ends by itself."""
+    try:
+        return process.communicate(timeout=timeout)[0]
+    finally:
+        process.kill()
+
+
+def agree(found: list[dict], expected: list[dict]) -> None:
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours.get("validation_loss", 0) == pytest.approx(theirs.get("validation_loss", 0), rel=1e-6)
+
+
+def test_two_processes_stop_together_and_four_or_one_go_on(tiny: Workspace, tmp_path: Path):
+    """Fifty steps, stopped by SIGTERM on two processes: the losses are those of one process that was left alone."""
+    folder = tmp_path / "two"
+    overrides = tiny.overrides(*STEPS)
+    running = start(*torchrun(2), TRAIN, *overrides, f"output_dir={folder}", cwd=tmp_path)
+    deadline = time.monotonic() + 200
+    while not list_checkpoints(folder / "checkpoints"):
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(signal.SIGTERM)  # torchrun passes it on
+    output = end(running, 60)
+    stopped = newest_checkpoint(folder / "checkpoints")[1]["step"]
+    assert f"stopped by SIGTERM. The last checkpoint (step-{stopped:08d}) is kept: repeat the command" in output, output
+    assert running.returncode != 0 and not (folder / "summary.json").exists() and stopped < 50
+    copy = shutil.copytree(folder, tmp_path / "one")
+
+    output = end(start(*torchrun(4), TRAIN, *overrides, f"output_dir={folder}", cwd=tmp_path))
+    assert f"going on from step {stopped}" in output and output.count("validation perplexity  ") == 1, output
+    assert json.loads((folder / "summary.json").read_text())["processes"] == 4
+    expected = tmp_path / "whole"
+    tiny.train(*STEPS, f"output_dir={expected}")
+    agree(metrics(folder), metrics(expected))
+    tiny.train(*STEPS, f"output_dir={copy}")
+    agree(metrics(copy), metrics(expected))
+
+
+def test_sharded_tables_train_and_save_and_any_number_goes_on(tiny: Workspace, tmp_path: Path):
+    """FSDP by accelerate's own configuration; its checkpoints are as whole as any."""
+    folder, expected = tmp_path / "sharded", tmp_path / "expected"
+    command = (
+        "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2", "--use_fsdp", "--fsdp_version=2",
+        "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP", "--mixed_precision=no", "--num_machines=1",
+        "--dynamo_backend=no", "--main_process_port=0", TRAIN, *tiny.overrides(*TABLES, f"output_dir={folder}"),
+    )  # fmt: skip
+    output = end(start(*command, cwd=tmp_path))
+    assert (folder / "summary.json").exists(), output
+    tiny.train(*TABLES, f"output_dir={expected}")
+    assert metrics(folder)[0]["loss"] == pytest.approx(metrics(expected)[0]["loss"], rel=1e-6)
+    assert weights(folder).keys() == weights(expected).keys()
+    agree(metrics(folder), metrics(expected))
+
+    alone = shutil.copytree(folder, tmp_path / "alone")
+    sharded = weights(folder)
+    lines = metrics(folder)
+    for path in (folder, alone):  # as if killed after the third step
+        (path / "summary.json").unlink()
+        shutil.rmtree(path / "checkpoints" / "step-00000006")
+    output = end(start(*command, cwd=tmp_path))
+    assert "going on from step 3" in output
+    assert metrics(folder) == lines
+    assert all(torch.equal(weight, sharded[name]) for name, weight in weights(folder).items())
+    tiny.train(*TABLES, f"output_dir={alone}")
+    agree(metrics(alone), lines)
+
+
+def test_a_worker_that_dies_ends_the_run(tiny: Workspace, tmp_path: Path):
+    script = tmp_path / "dies.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import lookupffn.training.loop as loop, train\n"
+        "from lookupffn.launch import run_main\n"
+        "original = loop.update\n"
+        "def update(*args, **kwargs):\n"
+        "    if kwargs['step'] == 4 and os.environ['RANK'] == '1':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(*args, **kwargs)\n"
+        "loop.update = update\n"
+        "run_main('train', train.main)\n"
+    )
+    began = time.monotonic()
+    running = start(*torchrun(2), str(script), *tiny.overrides(f"output_dir={tmp_path}/run"), cwd=tmp_path)
+    output = end(running, 200)
+    assert running.returncode != 0 and time.monotonic() - began < 200
+    assert "Signal 9 (SIGKILL)" in output or "exitcode: -9" in output.replace(" ", "").replace(":", ": ")
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000003"]
+
+
+@pytest.mark.parametrize(
+    ("error", "processes", "line"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: 9 bytes"), 1,
+         "out of memory .*training.batch_size, training.gradient_accumulation_steps .*precision.*sequence_length"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB\nand more"), 1, "out of memory"),
+        (MemoryError(), 1, r"out of memory \(MemoryError\)"),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"), 2,
+         "another process of this run is gone"),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"), 1, None),
+        (RuntimeError("a mistake of ours"), 2, None),
+    ],
+)  # fmt: skip
+def test_trouble_from_outside_is_one_line(error: Exception, processes: int, line: str | None):
+    found = trouble(error, processes)
+    if line is None:
+        assert found is None
+    else:
+        with pytest.raises(UserError, match=line):
+            raise found
+        assert "\n" not in str(found)
