@@ -3,7 +3,8 @@
 One set of rules for every feed-forward, so that figures compare:
 - a multiply and an add are two FLOPs;
 - evaluating a nonlinearity (GELU, softmax, exp, tanh), adding a bias, normalising and dropping out count nothing;
-- comparisons and integer operations count nothing;
+- choosing the largest of n scores (argmax, top-k, a nearest second code) counts one FLOP for each of the n; other
+  comparisons (the sign of a hash input, the branch of a tree) and integer operations count nothing;
 - a parameter is touched if a token that is processed alone reads it; bytes are those of the parameters touched.
 Figures are per token of inference. A training step costs three times the forward's FLOPs (forward, and a backward
 with respect to inputs and to weights).
@@ -106,9 +107,12 @@ def hash_codes(num_tables: int, bits: int, num_probes: int) -> dict[str, float]:
     """FLOPs of codes and scores.
 
     For each bit: an add for sum |z|, an add for 1 + exp(-2|z|), a multiply for the product. For each table and probe:
-    two for inner product times probability, and two more for each probe after the first (its flipped mass).
+    two for inner product times probability, and two more for each probe after the first (its flipped mass). The second
+    probe is found by the smallest of the bits; more of them are, bit by bit, the best of twice as many.
     """
-    return {"hash": num_tables * (3 * bits + 2 * num_probes + 2 * (num_probes - 1))}
+    doublings = bits - (num_probes.bit_length() - 1)
+    chosen_from = 2 * num_probes * doublings if num_probes > 2 else bits * (num_probes - 1)
+    return {"hash": num_tables * (3 * bits + 2 * num_probes + 2 * (num_probes - 1) + chosen_from)}
 
 
 def gather(num_tables: int, num_probes: int, hidden_size: int) -> dict[str, float]:

@@ -23,4 +23,4 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UserError:
     choices = sorted(valid)
     nearest = get_close_matches(str(name), choices, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
-    return UserError(f"unknown {kind} {str(name)!r}: {hint}valid: {', '.join(choices)}")
+    return UserError(f"unknown {kind} {str(name)!r}: {hint}valid: {', '.join(choices) or 'none at all'}")

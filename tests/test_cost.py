@@ -54,6 +54,14 @@ def test_attention_against_torchs_counter(L):
     assert cost.attention(32, L).flops * L * 2 == counted(attention, torch.randn(2, L, 32))
 
 
+def test_finding_the_probes_counts_the_scores_they_are_chosen_from():
+    # for each of 8 bits 3; for each probe 2, after the first 4; the second is the smallest of 8 bits
+    assert cost.hash_codes(num_tables=1, bits=8, num_probes=1) == {"hash": 24 + 2}
+    assert cost.hash_codes(num_tables=1, bits=8, num_probes=2) == {"hash": 24 + 6 + 8}
+    # from the third bit on, the best 4 of 8
+    assert cost.hash_codes(num_tables=5, bits=8, num_probes=4) == {"hash": 5 * (24 + 14 + 6 * 8)}
+
+
 def test_addition_and_scaling():
     a, b = cost.linear(3, 4), cost.of({"linear": 1, "other": 2}, 10, touched=5)
     both = cost.total([a.scaled(2), b])

@@ -8,7 +8,7 @@ and ``normaliser="kept"``.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import log, sqrt
+from math import sqrt
 from typing import Self
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lookupffn import cost, ops
 from lookupffn.ffn.base import FeedForward, Options, require
+from lookupffn.ffn.usage import UsageCounter, entropy_bits, used
 from lookupffn.ops.bh4 import FACTORS, next_power_of_two
 from lookupffn.ops.hash import NORMALISERS
 
@@ -23,8 +24,6 @@ PROJECTIONS = ("bh4", "dense")
 INITS = ("isometric", "paper")
 TABLE_TYPES = ("float", "int8")
 _LARGEST_TABLE = 1 << 24  # codes are computed exactly in float32 up to here
-# tokens whose codes one evaluation counts: enough for every row of a table of thousands, and a small part of the time
-_COUNTED_TOKENS = 65_536
 
 
 def _is_power_of_two(n: int) -> bool:
@@ -128,8 +127,7 @@ class LookupFFN(FeedForward):
             self.register_buffer("table_scales", None)
         self.bias = nn.Parameter(torch.empty(hidden_size))
         self._folded = ops.FoldedProjection()
-        self._counts: Tensor | None = None  # [T, S], how often each row was read; None where nothing was counted
-        self._counted_tokens = 0
+        self._usage: UsageCounter | None = None
         self.reset_parameters()
 
     def train(self, mode: bool = True) -> Self:
@@ -182,8 +180,9 @@ class LookupFFN(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden_size] to [..., hidden_size]."""
         x_Md = x.reshape(-1, self.hidden_size)
-        if self.collecting and not self.training:
-            self._count(x_Md)
+        if self.collecting and not self.training and self._usage.room:
+            counted_Md = x_Md[: self._usage.room]
+            self._usage.add(ops.nearest_codes(self.hash_inputs(counted_Md), self.options.num_probes)[0])
         return ops.lookup_ffn(x_Md, self._weights()).view(x.shape)
 
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
@@ -195,19 +194,7 @@ class LookupFFN(FeedForward):
         """See the base class. The codes of the first 65,536 tokens are counted."""
         super().collect_statistics(enabled)
         if enabled:
-            self._counts, self._counted_tokens = None, 0
-
-    @torch.no_grad()
-    def _count(self, x_Md: Tensor) -> None:
-        x_Md = x_Md[: _COUNTED_TOKENS - self._counted_tokens]
-        if not x_Md.shape[0]:
-            return
-        T, S = self.table.shape[:2]
-        codes, _ = ops.nearest_codes(self.hash_inputs(x_Md), self.options.num_probes)
-        rows = codes.long() + S * torch.arange(T, device=codes.device).view(1, T, 1)
-        counts = torch.bincount(rows.flatten(), minlength=T * S).view(T, S)
-        self._counts = counts if self._counts is None else self._counts + counts
-        self._counted_tokens += x_Md.shape[0]
+            self._usage = UsageCounter(*self.table.shape[:2])
 
     def statistics(self) -> dict[str, float]:
         """How the tables are used, over the tokens that were counted.
@@ -216,14 +203,10 @@ class LookupFFN(FeedForward):
             code_entropy_bits: entropy of the rows read, mean over tables, at most tau.
             rows_addressed: share of all rows that were read at least once.
         """
-        if self._counts is None:
+        shares = None if self._usage is None else self._usage.shares()
+        if shares is None:
             return {}
-        share = self._counts / self._counts.sum(-1, keepdim=True)
-        entropy = torch.special.entr(share.double()).sum(-1).mean() / log(2)
-        return {
-            "code_entropy_bits": float(entropy),
-            "rows_addressed": float((self._counts > 0).double().mean()),
-        }
+        return {"code_entropy_bits": entropy_bits(shares), "rows_addressed": used(shares)}
 
     @torch.no_grad()
     def quantize_tables(self) -> None:

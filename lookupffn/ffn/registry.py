@@ -6,10 +6,34 @@ from typing import Any
 
 from lookupffn.errors import UserError, unknown_name
 from lookupffn.ffn.base import FeedForward, Options
+from lookupffn.ffn.fff import FastFeedForward
 from lookupffn.ffn.gemm import GemmFFN
 from lookupffn.ffn.lookup import LookupFFN
+from lookupffn.ffn.low_rank import LowRankFFN
+from lookupffn.ffn.mongoose import MongooseFFN
+from lookupffn.ffn.none import NoneFFN
+from lookupffn.ffn.product_key import ProductKeyMemory
+from lookupffn.ffn.shuffle import ShuffleFFN
+from lookupffn.ffn.slide import SlideFFN
+from lookupffn.ffn.switch import SwitchFFN
+from lookupffn.ffn.yoso import YosoFFN
 
-_CLASSES: dict[str, type[FeedForward]] = {cls.name: cls for cls in (GemmFFN, LookupFFN)}
+_CLASSES: dict[str, type[FeedForward]] = {
+    cls.name: cls
+    for cls in (
+        FastFeedForward,
+        GemmFFN,
+        LookupFFN,
+        LowRankFFN,
+        MongooseFFN,
+        NoneFFN,
+        ProductKeyMemory,
+        ShuffleFFN,
+        SlideFFN,
+        SwitchFFN,
+        YosoFFN,
+    )
+}
 
 
 def ffn_names() -> list[str]:

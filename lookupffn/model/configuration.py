@@ -17,6 +17,7 @@ _SHARED_OPTIONS = ("intermediate_size", "hidden_act")
 # What configs/model holds beside fields of the configuration itself.
 _RECIPE_ONLY = ("name", "sequence_length", "max_positions", "output_bias_init")
 POSITION_INITS = ("normal", "sinusoidal")
+ATTENTION_INITS = ("normal", "mimetic")
 
 
 @strict
@@ -28,6 +29,8 @@ class LookupRobertaConfig(RobertaPreLayerNormConfig):
             construction it holds every option, defaults resolved, and so does config.json. GEMM if None.
         position_init: how the learned position embeddings start: "normal", as BERT's, or "sinusoidal" (Vaswani et al.,
             arXiv 1706.03762, section 3.5, scaled to initializer_range), from which attention finds neighbours sooner.
+        attention_init: how attention's matrices start: "normal", as BERT's, or "mimetic" (see initialization.py), from
+            which, with sinusoidal positions, it looks at neighbours at once.
 
     Raises:
         UserError: an unknown feed-forward or option, or a value it cannot have.
@@ -37,6 +40,7 @@ class LookupRobertaConfig(RobertaPreLayerNormConfig):
 
     ffn: dict | None = None
     position_init: str = "normal"
+    attention_init: str = "normal"
     use_cache: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -48,6 +52,8 @@ class LookupRobertaConfig(RobertaPreLayerNormConfig):
             )
         if self.position_init not in POSITION_INITS:
             raise unknown_name("position_init of the model", self.position_init, POSITION_INITS)
+        if self.attention_init not in ATTENTION_INITS:
+            raise unknown_name("attention_init of the model", self.attention_init, ATTENTION_INITS)
         options = dict(self.ffn or {"name": "gemm"})
         if "name" not in options:
             raise UserError('ffn has no name; give a dictionary such as {"name": "lookup", "num_tables": 8}')

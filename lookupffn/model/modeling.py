@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
+    RobertaPreLayerNormAttention,
     RobertaPreLayerNormEmbeddings,
     RobertaPreLayerNormLayer,
 )
@@ -30,6 +31,7 @@ from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm impo
 from lookupffn import cost
 from lookupffn.ffn import FeedForward, build_ffn
 from lookupffn.model.configuration import LookupRobertaConfig
+from lookupffn.model.initialization import mimetic_attention, sinusoids
 
 
 class LookupRobertaLayer(RobertaPreLayerNormLayer):
@@ -48,27 +50,15 @@ class LookupRobertaLayer(RobertaPreLayerNormLayer):
         return attention_output + self.ffn_dropout(self.ffn(self.ffn_layer_norm(attention_output)))
 
 
-def sinusoids(positions: int, size: int, std: float) -> Tensor:
-    """Sines and cosines of the position, wavelengths from 2 pi to 2 pi times the number of positions.
-
-    Args:
-        positions: rows.
-        size: columns.
-        std: standard deviation of the entries.
-
-    Returns:
-        [positions, size] float32.
-    """
-    frequency_F = positions ** -torch.linspace(0, 1, (size + 1) // 2)
-    angle_PF = torch.arange(positions).unsqueeze(1) * frequency_F
-    return std * 2**0.5 * torch.stack([angle_PF.sin(), angle_PF.cos()], -1).flatten(1)[:, :size]
-
-
 class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
     """What all LookupRoberta models share."""
 
     config_class = LookupRobertaConfig
     config: LookupRobertaConfig
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # as custom code, modules without parameters of their own would be passed over: some feed-forwards are such
+        super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -79,6 +69,9 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
         elif isinstance(module, RobertaPreLayerNormEmbeddings) and self.config.position_init == "sinusoidal":
             weight = module.position_embeddings.weight
             initialization.copy_(weight, sinusoids(*weight.shape, std=self.config.initializer_range).to(weight))
+        elif isinstance(module, RobertaPreLayerNormAttention) and self.config.attention_init == "mimetic":
+            own = module.self
+            mimetic_attention(own.query, own.key, own.value, module.output.dense, self.config.num_attention_heads)
 
     def feed_forwards(self) -> list[FeedForward]:
         """The feed-forward of each layer, from the first to the last."""
@@ -92,12 +85,12 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
                 self.config.ffn["table_type"] = ffn.options.table_type
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
-        """Auxiliary losses of the last forward by name, each the mean over layers; empty for most feed-forwards."""
+        """Auxiliary losses of the last forward by name, each the sum over layers; empty for most feed-forwards."""
         collected: dict[str, list[Tensor]] = {}
         for ffn in self.feed_forwards():
             for name, loss in ffn.auxiliary_losses().items():
                 collected.setdefault(name, []).append(loss)
-        return {name: torch.stack(losses).mean() for name, losses in collected.items()}
+        return {name: torch.stack(losses).sum() for name, losses in collected.items()}
 
     @contextmanager
     def collecting_statistics(self) -> Iterator[None]:

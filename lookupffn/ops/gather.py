@@ -38,33 +38,56 @@ class _WeightedGather(torch.autograd.Function):
         grad_Md = grad_Md.contiguous()
         grad_table = grad_scores = None
         if ctx.needs_input_grad[0]:
-            grad_table = _table_gradient(grad_Md, rows_MK, scores_MK, table.shape)
+            T, S, d = table.shape
+            grad_table = sum_by_row(*sort_reads(rows_MK, T * S), scores_MK, grad_Md).view(T, S, d)
         if ctx.needs_input_grad[2]:
-            grad_scores = _score_gradient(grad_Md, rows_MK, table).view(ctx.scores_shape)
+            grad_scores = row_products(grad_Md, rows_MK, table.flatten(0, 1)).view(ctx.scores_shape)
         return grad_table, None, grad_scores
 
 
-def _table_gradient(grad_Md: Tensor, rows_MK: Tensor, scores_MK: Tensor, shape: torch.Size) -> Tensor:
-    """[T, S, d]: for each row the sum of score * grad over the tokens that read it."""
-    T, S, d = shape
+def sort_reads(rows_MK: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Bring the reads of every row together.
+
+    Args:
+        rows_MK: [M, K] rows read by each token.
+        num_rows: R, how many rows there are.
+
+    Returns:
+        order [M * K], the flattened reads sorted by row and then by token; first_read [R], where each row's begin.
+    """
     rows = rows_MK.flatten()
     sorted_rows, order = torch.sort(rows, stable=True)
-    first_read = torch.searchsorted(sorted_rows, torch.arange(T * S, device=rows.device, dtype=rows.dtype))
-    tokens = torch.div(order, rows_MK.shape[1], rounding_mode="floor")
-    bag = embedding_bag(tokens, grad_Md, offsets=first_read, per_sample_weights=scores_MK.flatten()[order], mode="sum")
-    return bag.view(T, S, d)
+    return order, torch.searchsorted(sorted_rows, torch.arange(num_rows, device=rows.device, dtype=rows.dtype))
 
 
-def _score_gradient(grad_Md: Tensor, rows_MK: Tensor, table_TSd: Tensor) -> Tensor:
-    """[M, K]: the inner product of each row read with the token's gradient."""
+def sum_by_row(
+    order: Tensor, first_read: Tensor, weights_MK: Tensor, x_Md: Tensor, longest: int | None = None
+) -> Tensor:
+    """[R, d]: for each row the sum of weight * x over the tokens that read it; reads as ``sort_reads`` gives them.
+
+    Sums of more than ``longest`` reads are made in parts: a GPU adds each in one go, so that it waits for the longest.
+    """
+    tokens = torch.div(order, weights_MK.shape[1], rounding_mode="floor")
+    weights = weights_MK.flatten()[order]
+    if longest is None:
+        return embedding_bag(tokens, x_Md, offsets=first_read, per_sample_weights=weights, mode="sum")
+    every = torch.arange(0, order.shape[0], longest, device=order.device, dtype=first_read.dtype)
+    first_of_part = torch.cat([first_read, every]).sort().values
+    parts = embedding_bag(tokens, x_Md, offsets=first_of_part, per_sample_weights=weights, mode="sum")
+    # where rows begin at the same place, all but the last of them are empty, and so are their parts
+    first_part = torch.searchsorted(first_of_part, first_read)
+    return embedding_bag(torch.arange(parts.shape[0], device=parts.device), parts, offsets=first_part, mode="sum")
+
+
+def row_products(x_Md: Tensor, rows_MK: Tensor, table_Rd: Tensor) -> Tensor:
+    """[M, K]: the inner product of each row read with the token's x."""
     M, K = rows_MK.shape
-    T, S, d = table_TSd.shape
     index = rows_MK.flatten()
     offsets = torch.arange(M, device=index.device, dtype=index.dtype) * K
     tokens = torch.arange(M, device=index.device, dtype=index.dtype).repeat_interleave(K)
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        grad_Md, table_TSd.view(T * S, d), index, offsets, tokens, 0
-    ).view(M, K)
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(x_Md, table_Rd, index, offsets, tokens, 0).view(
+        M, K
+    )
 
 
 def weighted_gather(table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ _ARCHITECTURE = (
     "layer_norm_eps",
     "initializer_range",
     "position_init",
+    "attention_init",
 )
 
 logger = logging.getLogger(__name__)

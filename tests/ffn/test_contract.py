@@ -14,6 +14,12 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "ffn").glob("*.yaml"))
 every_ffn = pytest.mark.parametrize("name", ffn_names())
 
 
+def seeded(ffn, x):
+    """A forward whose draws, where training makes any, are the same at every call."""
+    torch.manual_seed(5)
+    return ffn(x)
+
+
 def test_every_ffn_has_a_config_and_every_config_builds():
     named = set()
     for path in CONFIGS:
@@ -37,7 +43,8 @@ def test_shape_type_and_gradients(name, hidden_size):
     x = torch.randn(2, 7, hidden_size, requires_grad=True)
     y = ffn(x)
     assert y.shape == x.shape and y.dtype == x.dtype
-    y.square().mean().backward()
+    # some parameters learn from an auxiliary loss alone
+    sum(ffn.auxiliary_losses().values(), y.square().mean()).backward()
     assert torch.isfinite(x.grad).all()
     for parameter_name, parameter in ffn.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), parameter_name
@@ -67,11 +74,11 @@ def test_same_seed_same_module_and_state_round_trip(name):
 
     a, b = build(), build()
     x = torch.randn(4, 32)
-    assert torch.equal(a(x), b(x))
+    assert torch.equal(seeded(a, x), seeded(b, x))
     torch.manual_seed(2)
     c = build_ffn(name, hidden_size=32)
     c.load_state_dict(a.state_dict())
-    assert torch.equal(a(x), c(x))
+    assert torch.equal(seeded(a, x), seeded(c, x))
 
 
 @every_ffn
@@ -79,27 +86,32 @@ def test_cost_counts_every_parameter(name):
     ffn = build_ffn(name, hidden_size=32)
     cost = ffn.cost()
     assert cost.parameters == sum(parameter.numel() for parameter in ffn.parameters())
-    assert cost.flops == sum(cost.flops_by_part.values()) > 0
-    assert 0 < cost.parameters_touched <= cost.parameters
+    assert cost.flops == sum(cost.flops_by_part.values())
+    assert 0 <= cost.parameters_touched <= cost.parameters
+    # what costs nothing has nothing to compute with
+    assert (cost.flops > 0) == (cost.parameters_touched > 0) == (cost.parameters > 0)
     assert cost.bytes == 4 * cost.parameters_touched
 
 
 @every_ffn
 def test_runs_under_autocast(name):
     ffn = build_ffn(name, hidden_size=32)
-    x = torch.randn(64, 32)
+    x = torch.randn(64, 32, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = ffn(x)
+        y = seeded(ffn, x)
     y.float().sum().backward()
     # a code bit near its hyperplane may flip in half precision; most of the output must agree all the same
-    assert (y.float() - ffn(x)).norm() < 0.3 * ffn(x).norm()
+    assert (y.float() - seeded(ffn, x)).norm() <= 0.3 * seeded(ffn, x).norm()
 
 
 @every_ffn
 def test_unknown_option_names_the_nearest(name):
-    option = dataclasses.fields(ffn_class(name).Options)[0].name
-    with pytest.raises(UserError, match=f"did you mean '{option}'"):
-        build_ffn(name, hidden_size=32, **{option + "s": 1})
+    options = [field.name for field in dataclasses.fields(ffn_class(name).Options)]
+    for option in options[:1]:
+        with pytest.raises(UserError, match=f"did you mean '{option}'"):
+            build_ffn(name, hidden_size=32, **{option + "s": 1})
+    with pytest.raises(UserError, match="unknown option"):
+        build_ffn(name, hidden_size=32, warp_factor=1)
 
 
 @every_ffn

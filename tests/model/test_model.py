@@ -12,6 +12,7 @@ from transformers import (
 
 from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, LookupRobertaForSequenceClassification, UserError
 from lookupffn.ffn import ffn_names
+from lookupffn.ffn.gemm import GemmFFN
 from lookupffn.model import load_stock_weights
 
 SIZES = {
@@ -130,7 +131,7 @@ def test_cost_counts_every_parameter(name):
     assert m.gemm_ffn_cost().flops == 2 * 4 * 48 * 100
     # attention grows with the sequence, the feed-forward does not
     longer = m.cost(sequence_length=64, mask_rate=0.15)
-    assert longer.flops - cost.flops == 2 * 4 * 32 * 48
+    assert longer.flops - cost.flops == pytest.approx(2 * 4 * 32 * 48)
 
 
 def test_sinusoidal_positions_start_alike_and_shift_by_a_rotation():
@@ -140,6 +141,29 @@ def test_sinusoidal_positions_start_alike_and_shift_by_a_rotation():
     # the inner product of two positions depends on their distance alone
     products = positions @ positions.T
     assert torch.allclose(products.diagonal(3), products.diagonal(3)[0].expand(37), atol=1e-6)
+
+
+def test_mimetic_attention_starts_among_neighbours():
+    sizes = {"hidden_size": 128, "num_attention_heads": 2, "initializer_range": 0.05}
+    m = model(None, position_init="sinusoidal", attention_init="mimetic", **sizes)
+    attention = m.base_model.encoder.layer[1].attention
+    assert torch.equal(attention.self.query.weight, attention.self.key.weight)
+    assert torch.allclose(attention.output.dense.weight @ attention.self.value.weight, 0.4 * torch.eye(128))
+    assert torch.equal(attention.self.query.weight, torch.eye(128)[:64].repeat(2, 1))
+    # with the same token everywhere, a position attends to itself and its neighbours
+    m.set_attn_implementation("eager")
+    weights = m.eval()(torch.full((1, 30), 5), output_attentions=True).attentions[0][0, 0, 15]
+    assert weights[13:18].sum() > 3 * weights[5:10].sum()
+
+
+def test_every_feed_forward_initialises_itself_in_a_model(monkeypatch):
+    """Also one whose parameters all belong to modules inside it, which transformers would initialise by itself."""
+    ranges = []
+    monkeypatch.setattr(
+        GemmFFN, "reset_parameters", lambda self, initializer_range=0.02: ranges.append(initializer_range)
+    )
+    model({"name": "gemm"}, initializer_range=0.07)
+    assert ranges.count(0.07) == 2
 
 
 def test_gemm_takes_its_width_from_the_model_unless_told():
@@ -155,6 +179,7 @@ def test_gemm_takes_its_width_from_the_model_unless_told():
         ({"ffn": {"name": "lookup", "table_size": 100}}, "power of two"),
         ({"ffn": {"num_tables": 8}}, "ffn has no name"),
         ({"position_init": "sinusoid"}, "did you mean 'sinusoidal'"),
+        ({"attention_init": "mimic"}, "did you mean 'mimetic'"),
         ({"hidden_size": 50}, "not a multiple of num_attention_heads"),
     ],
 )
