@@ -1,9 +1,12 @@
 """Every file under configs/ composes and says something that can be run."""
 
 import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from lookupffn.ffn import resolve_options
+from lookupffn.ffn import build_ffn, ffn_names, resolve_options
 from lookupffn.launch import CONFIG_DIR
 from lookupffn.training.settings import evaluation_settings, optimizer_settings, training_settings
 from lookupffn.training.tracking import check_tracker
@@ -69,6 +72,30 @@ def test_paper_configuration(projection: str):
     assert (optimizer["lr"], optimizer["betas"], optimizer["eps"]) == (1e-4, [0.9, 0.98], 1e-6)
     assert (optimizer["weight_decay"], optimizer["schedule"], optimizer["warmup_steps"]) == (0.01, "linear", 10_000)
     assert (training["batch_size"], training["max_steps"], training["precision"]) == (256, 250_000, "fp16")
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_races_hold_every_feed_forward_most_at_two_costs(size: str):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = hydra_compose("train", [f"experiment=race_{size}"], return_hydra_config=True)
+    assert cfg.hydra.sweeper.params.seed == "0,1,2"
+    members = cfg.hydra.sweeper.params.ffn.split(",")
+    files = {f"race_{size}/{path.stem}" for path in (CONFIG_DIR / "ffn" / f"race_{size}").glob("*.yaml")}
+    assert files <= set(members)
+    costs: dict[str, set[float]] = {}
+    for member in members:
+        config = resolved("train", f"experiment=race_{size}", f"ffn={member}")
+        check(config)
+        ffn = dict(config["ffn"])
+        name = ffn.pop("name")
+        if name not in ("slide", "mongoose"):  # their cost is measured, with real tensors
+            with torch.device("meta"):
+                flops = build_ffn(name, hidden_size=config["model"]["hidden_size"], **ffn).cost().flops
+        else:
+            flops = ffn["num_tables"]
+        costs.setdefault(name, set()).add(flops)
+    assert set(costs) == set(ffn_names())
+    assert all(len(points) >= 2 for name, points in costs.items() if name != "none")
 
 
 def test_experiment_yields_to_the_command_line():
