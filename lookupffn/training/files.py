@@ -82,13 +82,18 @@ def disk_trouble(error: BaseException) -> str | None:
 def replace_folder(partial: Path, final: Path) -> None:
     """Flushes a finished folder to the disk and gives it its name."""
     for path in [*partial.iterdir(), partial]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(path)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def digests(folder: Path) -> dict[str, str]:

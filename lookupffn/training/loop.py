@@ -26,13 +26,7 @@ from lookupffn.errors import UserError
 from lookupffn.evaluation import EvaluationStopped, evaluate_mlm, unigram_perplexity
 from lookupffn.report import run_table
 from lookupffn.signals import Interrupted, deferring, handling, name, received
-from lookupffn.training.checkpoint import (
-    amend_checkpoint,
-    load_state,
-    save_checkpoint,
-    what_is_kept,
-    write_model,
-)
+from lookupffn.training.checkpoint import amend_checkpoint, load_state, save_checkpoint, what_is_kept, write_model
 from lookupffn.training.checks import check_config
 from lookupffn.training.clock import Clock
 from lookupffn.training.files import finite, to_json
@@ -51,7 +45,7 @@ from lookupffn.training.run_folder import (
 from lookupffn.training.settings import TrainingSettings, evaluation_settings, optimizer_settings, training_settings
 from lookupffn.training.setup import build_masker, build_model, cache_folder, resolve, resume_point
 from lookupffn.training.sharding import prepare, take_state, whole_state, whole_weights
-from lookupffn.training.source import ModelSource, adopt_model
+from lookupffn.training.source import ModelSource, own_tokenizer, starting_model
 from lookupffn.training.step import NonFiniteError, advice, check_validation, check_weights, update
 from lookupffn.training.summary import model_figures, run_summary, training_flops_per_token
 from lookupffn.training.tracking import start_tracker
@@ -80,7 +74,7 @@ def train(cfg: DictConfig, *, sweep_member: bool = False) -> dict[str, Any] | No
     """
     started = time.perf_counter()
     config = resolve(cfg)
-    init = adopt_model(config) if config["init_from"] else None
+    init = starting_model(config)
     settings = check_config(config)
     accelerator = start_accelerator(settings.precision, settings.gradient_accumulation_steps)
     training_settings(config["training"], accelerator.num_processes)
@@ -123,7 +117,7 @@ def _train_in(
     evaluation_batch, evaluation_tokens = evaluation_settings(config["evaluation"])
     logger.info("run folder: %s", path)
 
-    data = prepare_data(config["data"], config["tokenizer"], cache_folder(config["cache_dir"]))
+    data = prepare_data(config["data"], own_tokenizer(path, config["tokenizer"]), cache_folder(config["cache_dir"]))
     masker = build_masker(data, config["data"]["mask_rate"])
     sequence_length = data.train.sequence_length
     masked = masker.masked_per_sequence(sequence_length)

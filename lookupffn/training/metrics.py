@@ -64,10 +64,17 @@ def read_metrics(path: Path, up_to_step: int | None = None) -> list[dict[str, An
 
 
 def truncate_metrics(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drops what was logged after the checkpoint that training goes on from, so that each step stands once."""
-    lines = read_metrics(path, up_to_step=step)
-    if path.exists():
-        write_atomically(path, "".join(map(to_json, lines)))
+    """Drops what was logged after the checkpoint that training goes on from, so that each step stands once.
+
+    Raises:
+        UserError: the disk is full or cannot be written; the file is as it was.
+    """
+    try:
+        lines = read_metrics(path, up_to_step=step)
+        if path.exists():
+            write_atomically(path, "".join(map(to_json, lines)))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; it is as it was") from error
     return lines
 
 

@@ -19,7 +19,7 @@ from transformers import (
 from lookupffn.data.tokenizer import tokenizer_fingerprint
 from lookupffn.errors import UserError
 from lookupffn.model import LookupRobertaConfig, LookupRobertaForMaskedLM, load_stock_weights
-from lookupffn.training.checkpoint import METADATA_FILE, newest_checkpoint, verify_checkpoint
+from lookupffn.training.checkpoint import METADATA_FILE, list_checkpoints, newest_checkpoint, verify_checkpoint
 from lookupffn.training.files import altered
 from lookupffn.training.run_folder import CHECKPOINTS, CONFIG, MODEL, SUMMARY, read_config
 
@@ -244,6 +244,53 @@ def adopt_model(config: dict[str, Any]) -> ModelSource:
     if config["tokenizer"].get("name") == "trained":
         config["tokenizer"] = {"name": "pretrained", "path": str(folder)}
     return source
+
+
+def starting_model(config: dict[str, Any]) -> ModelSource | None:
+    """What `init_from` names, adopted; None where it names nothing, or something gone that the run does without."""
+    if not config["init_from"]:
+        return None
+    if not Path(config["init_from"]).expanduser().exists() and adopt_again(config):
+        return None
+    return adopt_model(config)
+
+
+def adopt_again(config: dict[str, Any]) -> bool:
+    """Does what ``adopt_model`` did when a run began, from the run's own config.yaml.
+
+    An unfinished run can go on without the model that it started from: its checkpoints hold all it needs.
+
+    Args:
+        config: as for ``adopt_model``.
+
+    Returns:
+        Whether there is such a run; without one the config is as it was.
+    """
+    source = str(Path(config["init_from"]).expanduser().resolve())
+    parent = Path(config["output_dir"] or "outputs")
+    for path in (parent, *sorted(parent.glob("*"))):
+        if (path / SUMMARY).exists() or not list_checkpoints(path / CHECKPOINTS):
+            continue
+        try:
+            run = read_config(path)
+        except UserError:
+            continue
+        if run.get("init_from") == source:
+            logger.warning("init_from: %s is gone; going on without it", source)
+            adopted = (*_ARCHITECTURE, "name", "max_positions")
+            config["model"] = {**config["model"], **{key: run["model"][key] for key in adopted}}
+            config.update(ffn=run["ffn"], tokenizer=run["tokenizer"], init_from=source)
+            return True
+    return False
+
+
+def own_tokenizer(path: Path, section: dict[str, Any]) -> dict[str, Any] | PreTrainedTokenizerBase:
+    """A run's tokenizer section, or the tokenizer of its newest checkpoint where the folder that it names is gone."""
+    named = Path(str(section.get("path") or ""))
+    if section.get("name") != "pretrained" or not named.is_absolute() or named.exists():
+        return section
+    newest = newest_checkpoint(path / CHECKPOINTS)
+    return section if newest is None else load_tokenizer(newest[0])
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from lookupffn.errors import UserError
 
-_NO_MEMORY = re.compile(r"DefaultCPUAllocator|out of memory|can't allocate memory|[Cc]annot allocate memory")
+_NO_MEMORY = re.compile(r"DefaultCPUAllocator|bad_alloc|out of memory|can't allocate memory|[Cc]annot allocate memory")
 _NO_PARTNER = re.compile(
     r"[Cc]onnection (was )?(closed|reset|lost)|Broken pipe|Socket (closed|Timeout)|gloo|NCCL|TCPStore|"
     r"Read timeout|Timed out waiting"

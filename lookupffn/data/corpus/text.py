@@ -279,7 +279,11 @@ def content_digests(paths: list[Path], cache_dir: Path) -> list[str]:
                 new[keys[-1]] = path, status.st_size
         with cache.digest_bar(sum(size for _, size in new.values())) as bar:
             for key, (path, _) in new.items():
-                known[key] = cache.file_digest(path, bar.update)
+                digest = cache.file_digest(path, bar.update)
+                before = {value for name, value in known.items() if name.startswith(f"{path.resolve()}|")}
+                if before and digest not in before:
+                    logger.warning("%s has changed since it was last read: it is prepared anew", path)
+                known[key] = digest
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if new:
