@@ -28,6 +28,7 @@ _BATCH_CHARACTERS = 500_000
 _PIECE_CHARACTERS = 100_000  # the encoding of a text takes a hundred times its size: long documents go in pieces
 _JOURNAL_CHARACTERS = 50_000_000
 _COUNT_BLOCK = 2**24
+_TYPES = ("uint16", "uint32")
 
 
 class PackedTokens:
@@ -39,26 +40,39 @@ class PackedTokens:
     def __init__(self, entry: Path, sequence_length: int) -> None:
         """
         Raises:
-            UserError: the entry holds less than one sequence.
+            UserError: the entry holds less than one sequence, or its index is damaged.
         """
         self.entry = Path(entry)
         self.sequence_length = int(sequence_length)
-        index = json.loads((self.entry / INDEX).read_text(encoding="utf-8"))
+        index = _read_index(self.entry / INDEX)
         count = index["tokens"] // self.sequence_length
         if count == 0:
             raise UserError(
                 f"the {index['what']} has {index['tokens']} tokens, fewer than one sequence of {self.sequence_length}: "
                 "give more text or a smaller data.sequence_length"
             )
-        self.tokens = np.memmap(
-            self.entry / TOKENS, dtype=index["dtype"], mode="r", shape=(count, self.sequence_length)
-        )  # fmt: skip
+        try:
+            self.tokens = np.memmap(
+                self.entry / TOKENS, dtype=index["dtype"], mode="r", shape=(count, self.sequence_length)
+            )
+        except (OSError, ValueError, OverflowError) as error:
+            raise UserError(f"damaged cache entry {self.entry}: {TOKENS} cannot be read ({error}); remove it") from None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __reduce__(self) -> tuple:
         return PackedTokens, (self.entry, self.sequence_length)
+
+
+def _read_index(path: Path) -> dict:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        if type(index["tokens"]) is int and index["tokens"] >= 0 and index["dtype"] in _TYPES and "what" in index:
+            return index
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise UserError(f"damaged cache entry {path.parent}: {path.name} is not what was written; remove it")
 
 
 def _pieces(document: str) -> Iterator[str]:
@@ -129,6 +143,21 @@ def _count(path: Path, dtype: str, vocab_size: int) -> np.ndarray:
     return counts
 
 
+def _read_journal(path: Path) -> dict[str, int]:
+    """How far an interrupted packing has come; nowhere, where that cannot be told."""
+    done = {"documents": 0, "tokens": 0, "characters": 0}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.keys() == done.keys() and all(type(value) is int and value >= 0 for value in found.values()):
+            return found
+    except FileNotFoundError:
+        return done
+    except (OSError, ValueError, AttributeError, RecursionError):
+        pass
+    logger.warning("%s cannot be read; packing from the start", path)
+    return done
+
+
 def write_tokens(
     folder: Path,
     documents: Iterable[str],
@@ -156,9 +185,7 @@ def write_tokens(
     """
     dtype = "uint16" if vocab_size <= 2**16 else "uint32"
     journal = folder / "journal.json"
-    done = {"documents": 0, "tokens": 0, "characters": 0}
-    if journal.is_file():
-        done = json.loads(journal.read_text(encoding="utf-8"))
+    done = _read_journal(journal)
     stream = iter(documents)
     for _ in range(done["documents"]):
         next(stream, None)

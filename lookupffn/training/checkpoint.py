@@ -7,12 +7,11 @@ weights are safetensors, the optimizer's state is read with ``weights_only=True`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import pickle
 import re
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lookupffn.data.cache import write_atomically
 from lookupffn.errors import UserError
-from lookupffn.training.files import altered, digests, to_json, whole_folder
+from lookupffn.training.files import altered, digests, finite, to_json, whole_folder
 
 STATE_FILE = "training_state.pt"
 METADATA_FILE = "checkpoint.json"
+_SEAL = "sha256_of_this"
 _NAME = re.compile(r"step-(\d{8,})")
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def save_checkpoint(
         save_model(partial, model, tokenizer, weights)
         torch.save(state, partial / STATE_FILE)
         document = {"step": step, **metadata, "sha256": digests(partial)}
-        (partial / METADATA_FILE).write_text(to_json(document, indent=2), encoding="utf-8")
+        (partial / METADATA_FILE).write_text(sealed(document), encoding="utf-8")
     # one with a later step is damaged, for training has gone on from before it: it must not push out a whole one
     written = [path for path in list_checkpoints(folder) if step_of(path) <= step]
     for old in written[:-keep]:
@@ -105,7 +105,7 @@ def amend_checkpoint(path: Path, metadata: dict[str, Any]) -> None:
     """
     try:
         document = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
-        write_atomically(path / METADATA_FILE, to_json({**document, **metadata}, indent=2))
+        write_atomically(path / METADATA_FILE, sealed({**document, **metadata}))
     except OSError as error:
         raise UserError(f"cannot write {path / METADATA_FILE}: {error.strerror or error}; it is as it was") from error
 
@@ -148,6 +148,16 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def sealed(document: dict[str, Any]) -> str:
+    """JSON text of metadata with its own digest in it: a run goes on from its numbers too."""
+    document = finite({key: value for key, value in document.items() if key != _SEAL})
+    return to_json({**document, _SEAL: _digest(document)}, indent=2)
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
 def verify_checkpoint(path: Path) -> dict[str, Any]:
     """The metadata of a checkpoint whose files are all there and unchanged.
 
@@ -156,6 +166,8 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         metadata = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
+        if metadata.pop(_SEAL, None) != _digest(metadata):
+            raise UserError(f"damaged checkpoint {path}: {METADATA_FILE} is not what was written")
         files, step = metadata["sha256"], metadata["step"]
         if not isinstance(step, int) or not isinstance(files, dict) or STATE_FILE not in files:
             raise ValueError("incomplete")
@@ -163,7 +175,7 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError(f"damaged checkpoint {path}: {name} is not what was written")
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"damaged checkpoint {path}: {METADATA_FILE} or a file it lists is unreadable ({error})"
         ) from None
@@ -177,10 +189,13 @@ def load_state(path: Path) -> dict[str, Any]:
         UserError: the file is damaged, or holds more than tensors and plain values.
     """
     try:
-        return torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch makes of a file that it did not write
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"damaged checkpoint {path}: {STATE_FILE} cannot be read ({reason})") from None
+    if not isinstance(state, dict) or not {"optimizer", "scaler"} <= state.keys():
+        raise UserError(f"damaged checkpoint {path}: {STATE_FILE} is not the state of a training")
+    return state
 
 
 def remove_partial(folder: Path) -> None:

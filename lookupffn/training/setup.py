@@ -31,6 +31,9 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     for section in ("ffn", "model", "data", "tokenizer", "optimizer", "training", "tracker", "evaluation"):
         if not isinstance(config.get(section), dict):
             raise UserError(f"the config has no {section}: choose one, as in {section}=<name>")
+    for name in ("seed", "overwrite", *_PATHS):
+        if name not in config:
+            raise UserError(f"the config has no {name}, which configs/train.yaml gives")
     for name in _PATHS:
         config[name] = path_text(name, config[name])
     absolute_paths(config["data"])

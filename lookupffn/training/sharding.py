@@ -102,7 +102,11 @@ def whole_state(optimizer: Any, *, keep: bool) -> dict[str, Any]:
 
 
 def take_state(optimizer: Any, state: dict[str, Any]) -> None:
-    """Gives an optimizer what ``whole_state`` returned, each process its part."""
+    """Gives an optimizer what ``whole_state`` returned, each process its part.
+
+    Raises:
+        UserError: it is the state of another model's optimizer.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def part(value: object, parameter: torch.Tensor) -> object:
@@ -110,8 +114,15 @@ def take_state(optimizer: Any, state: dict[str, Any]) -> None:
             return value
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
-    parts = {n: {k: part(v, parameters[int(n)]) for k, v in values.items()} for n, values in state["state"].items()}
-    optimizer.load_state_dict({**state, "state": parts})
+    try:
+        for number, values in state["state"].items():
+            for name, value in values.items():
+                if torch.is_tensor(value) and value.ndim and value.shape != parameters[number].shape:
+                    raise ValueError(f"{name} of parameter {number} is of another shape")
+        parts = {n: {k: part(v, parameters[n]) for k, v in values.items()} for n, values in state["state"].items()}
+        optimizer.load_state_dict({**state, "state": parts})
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(f"the optimizer's state is not that of this model ({' '.join(str(error).split())})") from None
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

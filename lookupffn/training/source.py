@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -22,6 +21,7 @@ from lookupffn.model import LookupRobertaConfig, LookupRobertaForMaskedLM, load_
 from lookupffn.training.checkpoint import METADATA_FILE, list_checkpoints, newest_checkpoint, verify_checkpoint
 from lookupffn.training.files import altered
 from lookupffn.training.run_folder import CHECKPOINTS, CONFIG, MODEL, SUMMARY, read_config
+from lookupffn.training.weights import check_shapes
 
 _STOCK = RobertaPreLayerNormConfig.model_type
 # fields of configs/model that a model's own config.json answers
@@ -146,6 +146,7 @@ def load_model(folder: Path) -> LookupRobertaForMaskedLM:
     config = load_model_config(folder)
     stock = read_json(folder / "config.json")["model_type"] == _STOCK
     cls = RobertaPreLayerNormForMaskedLM if stock else LookupRobertaForMaskedLM
+    check_shapes(folder, cls, config)
     try:
         model, info = cls.from_pretrained(
             folder,
@@ -154,7 +155,7 @@ def load_model(folder: Path) -> LookupRobertaForMaskedLM:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever transformers makes of files that it did not write
         raise UserError(f"cannot load the weights in {folder} ({_first_line(error)})") from None
     absent = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
     if absent:

@@ -103,6 +103,15 @@ def test_an_interrupted_preparation_goes_on(local_hub, tmp_path, monkeypatch, na
     assert len(streamed) < rows  # nor streamed again
 
 
+@pytest.mark.parametrize("state", ["{", "[1]", '{"shards": 3}'])
+def test_a_damaged_state_starts_from_nothing(tmp_path, caplog, state):
+    (tmp_path / "index.json").write_text(state)
+    (tmp_path / "train-00000.jsonl.gz").write_bytes(b"from before")
+    assert hub.HubCorpus._resume(tmp_path)["shards"] == 0
+    assert "streaming from the start" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["index.json"]
+
+
 def test_full_disk_takes_back_what_this_run_wrote(local_hub, tmp_path, monkeypatch):
     data = {"name": "wikipedia", "shard_characters": 1500}
     original, written = hub.write_shard, []

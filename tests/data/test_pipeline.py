@@ -199,6 +199,14 @@ def test_an_interrupted_packing_goes_on(text_data, trained, tmp_path, monkeypatc
     assert resumed.data_fingerprint == expected.data_fingerprint
 
 
+@pytest.mark.parametrize("journal", ["{", "[]", '{"documents": -1, "tokens": 0, "characters": 0}', '{"documents": 1}'])
+def test_a_damaged_journal_starts_from_nothing(tmp_path, caplog, journal):
+    path = tmp_path / "journal.json"
+    path.write_text(journal)
+    assert packing._read_journal(path) == {"documents": 0, "tokens": 0, "characters": 0}
+    assert "packing from the start" in caplog.text
+
+
 def _prepare_for_ever(data, tokenizer, cache_dir, ready):
     def documents(self, split):
         number = 0

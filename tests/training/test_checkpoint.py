@@ -10,6 +10,7 @@ from lookupffn.errors import UserError
 from lookupffn.training.checkpoint import (
     METADATA_FILE,
     STATE_FILE,
+    amend_checkpoint,
     list_checkpoints,
     load_state,
     newest_checkpoint,
@@ -17,6 +18,7 @@ from lookupffn.training.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
+from lookupffn.training.sharding import take_state, whole_state
 
 
 class Writes:
@@ -118,6 +120,35 @@ def test_damage_is_noticed(damage: str, tmp_path: Path, caplog: pytest.LogCaptur
         verify_checkpoint(path)
     assert newest_checkpoint(tmp_path)[0].name == "step-00000001"
     assert "trying the one before it" in caplog.text
+
+
+def test_state_of_something_else_is_refused(tmp_path: Path):
+    torch.save([1, 2], tmp_path / STATE_FILE)
+    with pytest.raises(UserError, match="is not the state of a training"):
+        load_state(tmp_path)
+
+    def adamw(*sizes: int) -> torch.optim.AdamW:
+        parameters = [torch.nn.Parameter(torch.ones(size)) for size in sizes]
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer = torch.optim.AdamW(parameters)
+        optimizer.step()
+        return optimizer
+
+    state = whole_state(adamw(3, 4), keep=True)
+    take_state(adamw(3, 4), state)
+    for other in (adamw(3, 5), adamw(3), adamw(3, 4, 5)):
+        with pytest.raises(UserError, match="the optimizer's state is not that of this model"):
+            take_state(other, state)
+
+
+def test_metadata_can_be_amended(tmp_path: Path):
+    path = save(tmp_path, 3)
+    amend_checkpoint(path, {"tokens": 8, "best": {"step": 3}})
+    assert verify_checkpoint(path)["tokens"] == 8
+    (path / METADATA_FILE).write_text((path / METADATA_FILE).read_text().replace('"tokens": 8', '"tokens": 9'))
+    with pytest.raises(UserError, match=r"checkpoint\.json is not what was written"):
+        verify_checkpoint(path)
 
 
 def test_state_that_runs_code_is_refused(tmp_path: Path):

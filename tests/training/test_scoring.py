@@ -183,7 +183,7 @@ def test_damaged_and_strange_models(copy: Path, tmp_path: Path):
     save_file({k: v for k, v in weights.items() if k != name}, model / "model.safetensors", {"format": "pt"})
     refused(f"1 weights are missing or of another shape, the first {name}")
     save_file(weights | {name: weights[name][:, :1].clone()}, model / "model.safetensors", {"format": "pt"})
-    refused("another shape|cannot load the weights")
+    refused("in the weights and|cannot load the weights")
     (model / "model.safetensors").write_bytes(b"nothing")
     refused("cannot load the weights")
     (model / "model.safetensors").unlink()
@@ -199,3 +199,18 @@ def test_damaged_and_strange_models(copy: Path, tmp_path: Path):
         refused(message)
     (model / "config.json").write_text("[" * 100_000)
     refused("cannot read")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("num_hidden_layers", 10**6, "config.json says 1000000 layers, the weights 1"),
+        ("hidden_size", 20_000, r"\[300, 32\] in the weights and \[300, 20000\] by config.json"),
+        ("vocab_size", 10**9, r"\[1000000000, 32\] by config.json"),
+    ],
+)
+def test_a_config_that_asks_for_more_than_there_is_costs_nothing(copy: Path, key: str, value: int, message: str):
+    path = copy / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UserError, match=message):
+        load_model(copy / "model")

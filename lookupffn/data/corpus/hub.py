@@ -120,8 +120,14 @@ class HubCorpus(StoredCorpus):
             "characters": dict.fromkeys(SPLITS, 0),
         }  # fmt: skip
         if path.is_file():
-            state = json.loads(path.read_text(encoding="utf-8"))
-            logger.info("going on after shard %d", state["shards"])
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+                if found.keys() != state.keys() or type(found["shards"]) is not int:
+                    raise ValueError("not what was written")
+                state = found
+                logger.info("going on after shard %d", state["shards"])
+            except (ValueError, AttributeError, RecursionError) as error:
+                logger.warning("%s cannot be read (%s); streaming from the start", path, error)
         for shard in folder.glob("*.jsonl.gz"):
             if int(shard.name.split("-")[1].split(".")[0]) >= state["shards"]:
                 shard.unlink()
