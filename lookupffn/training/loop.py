@@ -29,6 +29,7 @@ from lookupffn.signals import Interrupted, deferring, handling, name, received
 from lookupffn.training.checkpoint import amend_checkpoint, load_state, save_checkpoint, what_is_kept, write_model
 from lookupffn.training.checks import check_config
 from lookupffn.training.clock import Clock
+from lookupffn.training.exact_sum import ExactSum
 from lookupffn.training.files import finite, to_json
 from lookupffn.training.metrics import append_line, show, sync, truncate_metrics
 from lookupffn.training.optimizer import build_optimizer, learning_rate
@@ -136,7 +137,9 @@ def _train_in(
     )  # fmt: skip
 
     model.to(accelerator.device).train()
-    wrapped, optimizer = prepare(accelerator, model, build_optimizer(model, optimizer_config, accelerator.device))
+    optimizer = build_optimizer(model, optimizer_config, accelerator.device)
+    exact = settings.micro_batches and ExactSum(model.parameters(), accelerator, settings.micro_batches)
+    wrapped, optimizer = prepare(accelerator, model, optimizer, alone=exact is not None)
     step_model = torch.compile(wrapped) if settings.compile else wrapped
 
     tokens_per_step = settings.batch_size * sequence_length
@@ -224,7 +227,7 @@ def _train_in(
     batches = training_batches(
         data.train, masker, seed=seed, batch_size=settings.batch_size, start_step=step,
         end_step=total_steps if total_steps is not None else sys.maxsize, rank=rank, world_size=world_size,
-        accumulation=settings.gradient_accumulation_steps, num_workers=settings.num_workers,
+        accumulation=settings.accumulation(world_size), num_workers=settings.num_workers,
     )  # fmt: skip
     # after the workers of training_batches, for a process with threads should not fork
     tracker = start_tracker(path, config, sweep_member=sweep_member) if main else None
@@ -243,7 +246,7 @@ def _train_in(
                     result = update(
                         step_model, model, optimizer, accelerator, next(batches), seed=seed, step=step,
                         max_grad_norm=optimizer_config.max_grad_norm, may_skip=in_a_row < settings.skip_nonfinite,
-                        stopping=stopping,
+                        stopping=stopping, exact=exact,
                     )  # fmt: skip
                     # not optimizer.step_was_skipped: accelerate does not see what a fused AdamW leaves out
                     in_a_row = in_a_row + 1 if result.skipped else 0

@@ -44,6 +44,7 @@ class TrainingSettings:
     max_flops: float | None
     max_minutes: float | None
     gradient_accumulation_steps: int
+    micro_batches: int | None
     precision: str
     compile: bool
     log_every: int
@@ -53,6 +54,10 @@ class TrainingSettings:
     keep_best: bool
     skip_nonfinite: int
     num_workers: int
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches of a step on each process."""
+        return self.gradient_accumulation_steps if self.micro_batches is None else self.micro_batches // world_size
 
     @property
     def budget(self) -> Budget:
@@ -107,7 +112,16 @@ def training_settings(section: Mapping[str, Any], world_size: int) -> TrainingSe
         _require(getattr(settings, name) >= 0, "training", name, getattr(settings, name), "0 or more")
     if settings.precision not in PRECISIONS:
         raise unknown_name("training.precision", settings.precision, PRECISIONS)
-    parts = world_size * settings.gradient_accumulation_steps
+    parts, fixed = world_size * settings.gradient_accumulation_steps, settings.micro_batches
+    if fixed is not None:
+        _require(fixed >= 1, "training", "micro_batches", fixed, "at least 1 (null: as many as there are)")
+        if settings.gradient_accumulation_steps != 1:
+            raise UserError("training: micro_batches and gradient_accumulation_steps are both set; leave one out")
+        if settings.batch_size % fixed or fixed % world_size:
+            raise UserError(
+                f"training.micro_batches={fixed} must divide batch_size={settings.batch_size} and be a multiple of the "
+                f"{world_size} processes"
+            )
     if settings.batch_size % parts:
         raise UserError(
             f"training.batch_size={settings.batch_size} is not divisible by {parts} "

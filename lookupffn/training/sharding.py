@@ -44,9 +44,23 @@ def choose_sharding(accelerator: Accelerator) -> None:
 
 
 def prepare(
-    accelerator: Accelerator, model: LookupRobertaForMaskedLM, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator, model: LookupRobertaForMaskedLM, optimizer: torch.optim.Optimizer, *, alone: bool = False
 ) -> tuple[nn.Module, Any]:
-    """accelerate's ``prepare``: the model as it is to be called, and the optimizer."""
+    """accelerate's ``prepare``: the model as it is to be called, and the optimizer.
+
+    Args:
+        accelerator: of the run.
+        model: of the run; FSDP shards it in place.
+        optimizer: of its parameters.
+        alone: the model is not to be wrapped for several processes.
+
+    Raises:
+        UserError: ``alone`` with FSDP.
+    """
+    if alone and accelerator.distributed_type == DistributedType.FSDP:
+        raise UserError("training.micro_batches does not go with FSDP: leave one of them out")
+    if alone:
+        return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(optimizer)
     if accelerator.distributed_type != DistributedType.FSDP:
         return accelerator.prepare(model, optimizer)
     model._no_split_modules = [LookupRobertaLayer.__name__]

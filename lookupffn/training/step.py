@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from lookupffn.data import MaskedBatch
 from lookupffn.errors import UserError
 from lookupffn.model import LookupRobertaForMaskedLM
+from lookupffn.training.exact_sum import ExactSum
 from lookupffn.training.processes import any_process
 from lookupffn.training.sharding import local
 
@@ -57,6 +59,7 @@ def update(
     max_grad_norm: float | None,
     may_skip: bool,
     stopping: Callable[[], object],
+    exact: ExactSum | None = None,
 ) -> StepResult:
     """One optimizer step over this process's micro-batches.
 
@@ -71,6 +74,7 @@ def update(
         max_grad_norm: clip to this norm; None not to clip.
         may_skip: leave a batch out whose loss or gradient is NaN or infinite.
         stopping: whether this process has been asked to stop.
+        exact: adds the gradients up, in place of autograd and DDP; None for them.
 
     Raises:
         NonFiniteError: NaN or infinity in the loss or gradient, unless ``may_skip`` and the weights are finite; they
@@ -79,16 +83,24 @@ def update(
     device = accelerator.device
     losses, auxiliary = [], {}
     for micro, batch in enumerate(micro_batches):
-        seed_dropout(seed, step, accelerator.process_index, micro)
-        with accelerator.accumulate(step_model):
+        if exact is None:
+            seed_dropout(seed, step, accelerator.process_index, micro)
+        else:
+            seed_dropout(seed, step, 0, exact.number(micro))
+        with accelerator.accumulate(step_model) if exact is None else nullcontext():
             output = step_model(
                 input_ids=batch.input_ids.to(device, non_blocking=True),
                 masked_positions=batch.positions.to(device, non_blocking=True),
                 labels=batch.labels.to(device, non_blocking=True),
             )
             auxiliary = model.auxiliary_losses()
-            accelerator.backward(sum(auxiliary.values(), output.loss))
+            loss = sum(auxiliary.values(), output.loss)
+            accelerator.backward(loss if exact is None else loss / exact.micro_batches)
             losses.append(output.loss.detach().float())
+            if exact is not None:
+                exact.add()
+    if exact is not None:
+        exact.finish()
     norm = accelerator.clip_grad_norm_(model.parameters(), math.inf if max_grad_norm is None else max_grad_norm)
     # what all processes must agree on goes in one reduction: a signal need not reach them in the same step
     shared = torch.stack([torch.stack(losses).mean(), torch.tensor(float(bool(stopping())), device=device)])
