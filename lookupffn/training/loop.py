@@ -28,7 +28,7 @@ from lookupffn.report import run_table
 from lookupffn.signals import Interrupted, deferring, handling, name, received
 from lookupffn.training.checkpoint import amend_checkpoint, load_state, save_checkpoint, what_is_kept, write_model
 from lookupffn.training.checks import check_config
-from lookupffn.training.clock import Clock
+from lookupffn.training.clock import Clock, budget_progress
 from lookupffn.training.exact_sum import ExactSum
 from lookupffn.training.files import finite, to_json
 from lookupffn.training.metrics import append_line, show, sync, truncate_metrics
@@ -116,6 +116,7 @@ def _train_in(
     main, world_size, rank = accelerator.is_main_process, accelerator.num_processes, accelerator.process_index
     seed, optimizer_config = config["seed"], optimizer_settings(config["optimizer"])
     evaluation_batch, evaluation_tokens = evaluation_settings(config["evaluation"])
+    on_the_way = settings.validate_tokens or evaluation_tokens
     logger.info("run folder: %s", path)
 
     data = prepare_data(config["data"], own_tokenizer(path, config["tokenizer"]), cache_folder(config["cache_dir"]))
@@ -145,7 +146,7 @@ def _train_in(
     tokens_per_step = settings.batch_size * sequence_length
     flops_per_token = training_flops_per_token(figures)
     total_steps = settings.budget.steps(tokens_per_step, flops_per_token)
-    clock = Clock(record.get("training_s", 0.0))
+    clock = Clock(record.get("training_s", 0.0), record.get("aside_s"))
     earlier_s = record.get("wall_clock_s", 0.0)
     step = first_step = record.get("step", 0)
     # what has happened since the last line of metrics.jsonl, and the line whose validation was interrupted
@@ -162,11 +163,11 @@ def _train_in(
     if main:
         lines = truncate_metrics(path / METRICS, step - (unvalidated is not None))
 
-    def validate(stop: Any = None) -> dict[str, float]:
+    def validate(tokens: int | None, stop: Any = None) -> dict[str, float]:
         with model.collecting_statistics():
             result = evaluate_mlm(
                 model, data.validation, masker,
-                data_fingerprint=data.data_fingerprint, batch_size=evaluation_batch, max_tokens=evaluation_tokens,
+                data_fingerprint=data.data_fingerprint, batch_size=evaluation_batch, max_tokens=tokens,
                 rank=rank, world_size=world_size, reduce=sum_over(accelerator),
                 stop=None if stop is None else lambda: any_process(accelerator, stop()), progress=main,
             )  # fmt: skip
@@ -179,15 +180,16 @@ def _train_in(
         nonlocal best, unvalidated
         if validating:
             unvalidated = line
-            with clock.paused():
-                line = line | validate(stop)
+            with clock.paused("validation"):
+                line = line | validate(evaluation_tokens if done else on_the_way, stop)
             unvalidated = None
         if main:
             append_line(path / METRICS, line, kept=what_is_kept(path / CHECKPOINTS))
             lines.append(line)
             tracker.log(finite(line))
             show(bar, line, settings.budget, progress)
-        better = validating and (best is None or line["validation_loss"] < best["validation_loss"])
+        compared = validating and (not done or on_the_way == evaluation_tokens)
+        better = compared and (best is None or line["validation_loss"] < best["validation_loss"])
         if better:
             best = {"step": step, "validation_loss": line["validation_loss"]}
         return better and settings.keep_best
@@ -201,6 +203,7 @@ def _train_in(
         metadata = {
             "tokens": step * tokens_per_step,
             "training_s": clock.seconds(),
+            "aside_s": clock.aside,
             "wall_clock_s": earlier_s + time.perf_counter() - started,
             "recent_losses": losses,
             "unvalidated": unvalidated and finite(unvalidated),
@@ -280,7 +283,7 @@ def _train_in(
                         else:
                             better = conclude(line, validating=validating, stop=stopping)
                     if done or better or result.stop or step % settings.checkpoint_every == 0:
-                        with clock.paused():
+                        with clock.paused("checkpoint"):
                             save()
                     bar.update()
                     if result.stop:
@@ -294,7 +297,7 @@ def _train_in(
         # a budget that a resumed run has already used up leaves nothing to train, but something to score
         scored = lines[-1] if main and lines and lines[-1]["step"] == step else {}
         has_score = share(accelerator, "validation_loss" in scored)
-        validation = scored if has_score else validate()
+        validation = scored if has_score else validate(evaluation_tokens)
         weights = whole_weights(model, keep=main)
         if not main:
             finished = True
@@ -304,7 +307,7 @@ def _train_in(
             model_figures(model, sequence_length, masked),  # a cost that depends on the tokens is measured by now
             config=config, settings=settings, data=data, accelerator=accelerator, validation=validation,
             unigram=unigram, lines=lines, step=step, tokens=step * tokens_per_step, flops_per_token=flops_per_token,
-            skipped=skipped, best=best, training_s=clock.seconds(),
+            skipped=skipped, best=best, clock=clock,
             wall_clock_s=earlier_s + time.perf_counter() - started,
             model_sha256=write_model(
                 path / MODEL, model, data.tokenizer, weights, kept=what_is_kept(path / CHECKPOINTS)
@@ -321,10 +324,3 @@ def _train_in(
         bar.close()
         if tracker is not None and not finished:
             tracker.finish(None, failed=True)
-
-
-def budget_progress(accelerator: Accelerator, settings: TrainingSettings, clock: Clock) -> float:
-    """How much of a budget of minutes is used up, by the main process's clock; 0 for other budgets."""
-    if settings.budget.unit != "minutes":
-        return 0.0
-    return share(accelerator, min(1.0, clock.seconds() / (60.0 * settings.budget.amount)))

@@ -44,7 +44,7 @@ MAY_CHANGE = (
     *NOT_IN_NAME,
     *(f"training.max_{unit}" for unit in ("steps", "tokens", "flops", "minutes")),
     *(f"training.{name}" for name in ("log_every", "validate_every", "checkpoint_every", "num_workers")),
-    *(f"training.{name}" for name in ("keep_checkpoints", "keep_best", "skip_nonfinite")),
+    *(f"training.{name}" for name in ("keep_checkpoints", "keep_best", "skip_nonfinite", "validate_tokens")),
     "evaluation.batch_size",
 )
 

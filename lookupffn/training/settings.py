@@ -49,6 +49,7 @@ class TrainingSettings:
     compile: bool
     log_every: int
     validate_every: int
+    validate_tokens: int | None
     checkpoint_every: int
     keep_checkpoints: int
     keep_best: bool
@@ -104,7 +105,7 @@ def training_settings(section: Mapping[str, Any], world_size: int) -> TrainingSe
         raise UserError("training: no budget; set max_steps, max_tokens, max_flops or max_minutes")
     for name in ("batch_size", "gradient_accumulation_steps", "log_every", "validate_every", "checkpoint_every"):
         _require(getattr(settings, name) >= 1, "training", name, getattr(settings, name), "at least 1")
-    for name in ("max_steps", *BUDGETS):
+    for name in ("max_steps", "validate_tokens", *BUDGETS):
         value = getattr(settings, name)
         _require(value is None or (value > 0 and math.isfinite(value)), "training", name, value, "above 0")
     _require(settings.keep_checkpoints >= 1, "training", "keep_checkpoints", settings.keep_checkpoints, "at least 1")

@@ -18,6 +18,7 @@ from lookupffn.cost import TRAINING_MULTIPLE
 from lookupffn.data import PreparedData
 from lookupffn.evaluation import EvaluationResult
 from lookupffn.model import LookupRobertaForMaskedLM
+from lookupffn.training.clock import Clock
 from lookupffn.training.settings import TrainingSettings
 
 # nats below the unigram loss at which a model has left the plateau that masked language modelling starts on
@@ -68,7 +69,7 @@ def run_summary(
     flops_per_token: float,
     skipped: int,
     best: dict[str, Any] | None,
-    training_s: float,
+    clock: Clock,
     wall_clock_s: float,
     model_sha256: dict[str, str],
 ) -> dict[str, Any]:
@@ -84,7 +85,8 @@ def run_summary(
         flops_per_token: of training.
         skipped: steps whose batch was left out.
         best: step and validation_loss of the best validation.
-        training_s, wall_clock_s: seconds in training steps, and in all.
+        clock: seconds in training steps, validations and checkpoints.
+        wall_clock_s: seconds in all.
         model_sha256: digests of the files of model/.
     """
     return {
@@ -106,8 +108,9 @@ def run_summary(
         **{key: value for key, value in figures.items() if key not in ("ffn", "ffn_options")},
         "training_flops": flops_per_token * tokens,
         "wall_clock_s": wall_clock_s,
-        "training_s": training_s,
-        "tokens_per_s": tokens / max(training_s, 1e-9),
+        "training_s": clock.seconds(),
+        **{f"{what}_s": clock.aside.get(what, 0.0) for what in ("validation", "checkpoint")},
+        "tokens_per_s": tokens / max(clock.seconds(), 1e-9),
         "processes": accelerator.num_processes,
         "precision": settings.precision,
         "data_fingerprint": data.data_fingerprint,

@@ -155,6 +155,21 @@ def test_changed_corpus_is_not_mixed_into_a_run(tiny: Workspace, tmp_path: Path,
         tiny.train(*more)
 
 
+def test_validations_on_the_way_may_score_less(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scored = []
+    original = loop.evaluate_mlm
+    monkeypatch.setattr(
+        loop,
+        "evaluate_mlm",
+        lambda *args, **kwargs: (scored.append(kwargs["max_tokens"]), original(*args, **kwargs))[1],
+    )
+    summary = tiny.train(f"output_dir={tmp_path}/run", "training.validate_tokens=128", "training.validate_every=2")
+    assert scored == [128, 128, 1024]
+    assert summary["masked_validation_tokens"] == 1024 // 32 * 5
+    assert summary["best"]["step"] in (2, 4)  # the last validation scored other tokens
+    assert summary["validation_s"] > 0 and summary["checkpoint_s"] > 0
+
+
 @pytest.mark.parametrize(
     ("budget", "steps", "unit"),
     [
