@@ -1,5 +1,8 @@
 // Gradients of the gather. Deterministic for any number of threads: each sum is one thread's, in the order of tokens.
 #include "gather.h"
+
+#include <type_traits>
+
 #include "parallel.h"
 #include "tables.h"
 
@@ -11,6 +14,7 @@ constexpr int GRAD_VECTORS = 2;
 constexpr int GRAD_CHUNK = GRAD_VECTORS * VL;
 
 // grad_scores[m][reads of the group] (+)= <row, grad_y[m]> over the columns of one slice.
+template <int N>
 void dot_reads(const float* slice, const Reads& reads, int64_t rows, int64_t first_table, int64_t group, int64_t begin,
                int64_t end, const float* grad_y, int64_t columns, int64_t c0, float* grad_scores, int64_t grad_ld) {
   const int64_t width = std::min<int64_t>(CHUNK, columns - c0);
@@ -29,29 +33,29 @@ void dot_reads(const float* slice, const Reads& reads, int64_t rows, int64_t fir
     vf g[CHUNK_VECTORS];
     for (int v = 0; v < CHUNK_VECTORS; v++) g[v] = load(from + v * VL);
     const int32_t* code = reads.codes + first_read * reads.ld + m;
-    const float* table = slice;
+    const auto product = [&](int64_t r) {
+      const float* row = slice + r / N * stride + static_cast<int64_t>(code[r * reads.ld]) * CHUNK;
+      vf low = g[0] * load(row), high = g[1] * load(row + VL);
+      for (int v = 2; v < CHUNK_VECTORS; v += 2) {
+        low += g[v] * load(row + v * VL);
+        high += g[v + 1] * load(row + (v + 1) * VL);
+      }
+      return low + high;
+    };
     float* out = grad_scores + m * grad_ld + first_read;
-    int probe = 0;
-    for (int64_t r = 0; r < count; r += VL, out += VL) {
+    int64_t r = 0;
+    for (; r + VL <= count; r += VL) {
       vf products[VL];
-      const int taken = static_cast<int>(std::min<int64_t>(VL, count - r));
-      for (int i = 0; i < taken; i++, code += reads.ld) {
-        const float* row = table + static_cast<int64_t>(*code) * CHUNK;
-        vf sum = g[0] * load(row);
-        for (int v = 1; v < CHUNK_VECTORS; v++) sum += g[v] * load(row + v * VL);
-        products[i] = sum;
-        if (++probe == reads.probes) {
-          probe = 0;
-          table += stride;
-        }
-      }
-      for (int i = taken; i < VL; i++) products[i] = vf{};
+#pragma GCC unroll 16
+      for (int i = 0; i < VL; i++) products[i] = product(r + i);
       const vf sums = sum_each(products);
-      if (taken == VL) {
-        store(out, c0 ? load(out) + sums : sums);
-      } else {
-        for (int i = 0; i < taken; i++) out[i] = c0 ? out[i] + sums[i] : sums[i];
-      }
+      store(out + r, c0 ? load(out + r) + sums : sums);
+    }
+    if (r < count) {
+      vf products[VL] = {};
+      for (int i = 0; i < count - r; i++) products[i] = product(r + i);
+      const vf sums = sum_each(products);
+      for (int i = 0; i < count - r; i++) out[r + i] = c0 ? out[r + i] + sums[i] : sums[i];
     }
   }
 }
@@ -166,7 +170,15 @@ void score_gradient(const Table& table, const Reads& reads, const float* grad_y,
     const int64_t begin = reads.tokens * split / splits, end = reads.tokens * (split + 1) / splits;
     for (int64_t c0 = 0; c0 < table.columns; c0 += CHUNK) {
       pack_slice<CHUNK>(data, nullptr, table.columns, k * table.rows, tables * table.rows, c0, slice);
-      dot_reads(slice, reads, table.rows, k, tables, begin, end, grad_y, table.columns, c0, grad_scores, grad_ld);
+      const auto dot = [&](auto n) {
+        dot_reads<n()>(slice, reads, table.rows, k, tables, begin, end, grad_y, table.columns, c0, grad_scores, grad_ld);
+      };
+      switch (reads.probes) {
+        case 1: dot(std::integral_constant<int, 1>()); break;
+        case 2: dot(std::integral_constant<int, 2>()); break;
+        case 3: dot(std::integral_constant<int, 3>()); break;
+        default: dot(std::integral_constant<int, 4>());
+      }
     }
   });
 }

@@ -20,7 +20,7 @@ inline void hash_lanes(const vf* z, int bits, vi* codes, vf* scores) {
     vf v = z[j], a = magnitude(v);
     vi bit = broadcast(static_cast<int32_t>(1) << j);
     total += a;
-    normaliser *= 1.f + exp_nonpositive(-2.f * a);
+    normaliser += normaliser * decay(a);  // NaN reaches the score through total
     code |= (v > 0.f) & bit;
     if constexpr (N == 2) {
       vi less = a < least[0];
@@ -63,25 +63,30 @@ inline void hash_lanes(const vf* z, int bits, vi* codes, vf* scores) {
 // grad_z [bits] from grad_scores [N] and what hash_lanes returned.
 inline void hash_backward_lanes(const vf* z, int bits, int N, const vi* codes, const vf* scores, const vf* grad_scores,
                                 vf* grad_z) {
-  vf decay[MAX_BITS];
+  vf falls[MAX_BITS], below[MAX_BITS];  // e^(-2|z|), and the normaliser of the bits below
   vf normaliser = broadcast(1.f);
   vf mass[MAX_PROBES] = {};
   for (int j = 0; j < bits; j++) {
     vf a = magnitude(z[j]);
-    decay[j] = exp_nonpositive(-2.f * a);
-    normaliser *= 1.f + decay[j];
+    falls[j] = decay(a);
+    below[j] = normaliser;
+    normaliser += normaliser * falls[j];
     for (int n = 1; n < N; n++) mass[n] += ((codes[n] ^ codes[0]) & (1 << j)) != 0 ? a : vf{};
   }
   // sum of g (p + s) sign - g s tanh|z|, arranged so that nothing cancels where tanh|z| is nearly 1
   vf along_sign[MAX_PROBES], along_weight = {}, along_score = {};
+  const vf inverse = 1.f / normaliser;
   for (int n = 0; n < N; n++) {
-    vf weight = (n ? exp_nonpositive(-2.f * mass[n]) : broadcast(1.f)) / normaliser;
+    vf weight = n ? exp_nonpositive(-2.f * mass[n]) * inverse : inverse;
     along_sign[n] = grad_scores[n] * (weight + scores[n]);
     along_weight += grad_scores[n] * weight;
     along_score += grad_scores[n] * scores[n];
   }
-  for (int j = 0; j < bits; j++) {
-    vf toward = along_weight + along_score * (2.f * decay[j] / (1.f + decay[j]));
+  along_score *= 2.f * inverse;
+  for (int j = bits - 1; j >= 0; j--) {
+    // along_score has the normaliser of the bits above as a factor: with that of the bits below it is 1 / (1 + falls)
+    vf toward = along_weight + along_score * (below[j] * falls[j]);
+    along_score += along_score * falls[j];
     for (int n = 1; n < N; n++) toward -= ((codes[n] ^ codes[0]) & (1 << j)) != 0 ? 2.f * along_sign[n] : vf{};
     grad_z[j] = z[j] > 0.f ? toward : -toward;
   }

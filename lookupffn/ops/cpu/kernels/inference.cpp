@@ -3,10 +3,12 @@
 
 #include <optional>
 
+#include "gather_half.h"
 #include "hash_tokens.h"
 #include "huge.h"
 #include "parallel.h"
 #include "projection.h"
+#include "projection_bf16.h"
 #include "tables.h"
 #include "tensors.h"
 
@@ -19,6 +21,25 @@ struct Hash {
   int64_t tables;
   int bits, probes;
   int64_t columns() const { return tables * bits; }
+};
+
+// Where codes and scores go: as gather.h reads them, or, if `half` is set, as gather_half.h does.
+struct Output {
+  int32_t* codes;
+  float* scores;
+  int64_t ld;
+  const HalfReads* half;
+
+  // Of the VL tokens from t.
+  void put(const Hash& hash, const vf* lanes, int64_t t) const {
+    if (!half) return hash_across_tokens(lanes, hash.tables, hash.bits, hash.probes, codes + t, scores + t, ld);
+    static thread_local Scratch memory;
+    const int64_t size = padded_columns(hash.tables * hash.probes) * VL;
+    int32_t* own_codes = memory.get<int32_t>(2 * size);
+    float* own_scores = reinterpret_cast<float*>(own_codes + size);
+    hash_across_tokens(lanes, hash.tables, hash.bits, hash.probes, own_codes, own_scores, VL);
+    put_reads(*half, t, own_codes, own_scores);
+  }
 };
 
 // What BH4 turns into hash inputs: z = BH4(x) + skip * x + bias.
@@ -96,8 +117,8 @@ void hash_few(const Projection& p, const Hash& hash, const Input& x, int64_t beg
     hash_across_tables(z + t * columns, hash.tables, hash.bits, hash.probes, codes + t, scores + t, ld);
 }
 
-void hash_many(const Projection& p, const Hash& hash, const Input& x, int64_t begin, int64_t tokens, int32_t* codes,
-               float* scores, int64_t ld) {
+void hash_many(const Projection& p, const Hash& hash, const Input& x, int64_t begin, int64_t tokens,
+               const Output& out) {
   const int64_t threads = num_threads(), padded = p.bh4.padded(), lanes_ld = padded_columns(hash.columns());
   // tiles of equal size for every thread
   const int64_t share = (tokens + threads - 1) / threads, rounds = (share + TILE - 1) / TILE;
@@ -110,17 +131,34 @@ void hash_many(const Projection& p, const Hash& hash, const Input& x, int64_t be
     const int count = static_cast<int>(std::min(tile, tokens - first));
     const float* rows = x.rows(begin + first, count, padded, buffers + 2 * TILE * padded);
     project_tile(p, hash, rows, count, buffers, lanes, lanes_ld);
-    for (int t = 0; t < count; t += VL)
-      hash_across_tokens(lanes + t / VL * lanes_ld, hash.tables, hash.bits, hash.probes, codes + first + t,
-                         scores + first + t, ld);
+    for (int t = 0; t < count; t += VL) out.put(hash, lanes + t / VL * lanes_ld, first + t);
   });
 }
 
-void hash_dense(const float* z, const Hash& hash, int64_t tokens, int32_t* codes, float* scores, int64_t ld) {
+// The same on the CPU's matrix tiles.
+void hash_on_tiles(const Projection& p, const Hash& hash, const Input& x, int64_t begin, int64_t tokens,
+                   const Output& out) {
+  static thread_local Scratch weight_memory;
+  uint32_t* weight = weight_memory.get<uint32_t>(split_words(p.bh4));
+  split_weights(p.bh4, weight);
+  const TileProjection tiles{weight, p.bh4.copies, p.bh4.blocks, p.bh4.block, hash.columns(), p.skip, p.bias};
+  const int64_t padded = p.bh4.padded(), lanes_ld = padded_columns(hash.columns());
+  parallel_tasks((tokens + TILE_TOKENS - 1) / TILE_TOKENS, [&](int64_t task) {
+    static thread_local Scratch memory, row_memory, lane_memory;
+    const int64_t first = task * TILE_TOKENS;
+    const int count = static_cast<int>(std::min<int64_t>(TILE_TOKENS, tokens - first));
+    vf* lanes = lane_memory.get<vf>(TILE_TOKENS / VL * lanes_ld);
+    const float* rows = x.rows(begin + first, count, padded, row_memory.get<float>(TILE_TOKENS * padded));
+    project_on_tiles(tiles, rows, x.bf16, count, memory.get<uint32_t>(tile_words(p.bh4)), lanes, lanes_ld);
+    for (int t = 0; t < count; t += VL) out.put(hash, lanes + t / VL * lanes_ld, first + t);
+  });
+}
+
+void hash_dense(const float* z, const Hash& hash, int64_t tokens, const Output& out) {
   const int64_t columns = hash.columns();
   if (tokens < VL) {
     for (int64_t t = 0; t < tokens; t++)
-      hash_across_tables(z + t * columns, hash.tables, hash.bits, hash.probes, codes + t, scores + t, ld);
+      hash_across_tables(z + t * columns, hash.tables, hash.bits, hash.probes, out.codes + t, out.scores + t, out.ld);
     return;
   }
   parallel_tasks((tokens + VL - 1) / VL, [&](int64_t task) {
@@ -129,7 +167,7 @@ void hash_dense(const float* z, const Hash& hash, int64_t tokens, int32_t* codes
     const int64_t t = task * VL;
     const int rows = static_cast<int>(std::min<int64_t>(VL, tokens - t));
     load_transposed(z + t * columns, columns, rows, columns, lanes);
-    hash_across_tokens(lanes, hash.tables, hash.bits, hash.probes, codes + t, scores + t, ld);
+    out.put(hash, lanes, t);
   });
 }
 
@@ -192,6 +230,7 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
     check_size(projection_bias, "projection_bias", {hash.columns()});
   }
   static thread_local Scratch bias_memory, code_memory, score_memory, sum_memory;
+  static thread_local Scratch word_memory, factor_memory;
   if (!dense) {  // read a vector at a time, so padded
     float* padded = bias_memory.get<float>(hash.columns() + p.bh4.padded());
     std::memcpy(padded, projection_bias.data_ptr(), hash.columns() * sizeof(float));
@@ -202,6 +241,7 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
   on_huge_pages(y.data_ptr(), y.numel() * (bf16 ? 2 : 4));
   const Table rows{table.data_ptr(), type == ScalarType::Float ? Element::f32 : type == ScalarType::Char ? Element::s8
                    : Element::bf16, scales ? data<float>(*scales) : nullptr, S, d};
+  keep_on_huge_pages(rows.data, table.numel() * (type == ScalarType::Float ? 4 : type == ScalarType::Char ? 1 : 2));
   const int64_t reads = T * num_probes;
   // Codes and scores of a chunk take at most 24 MB, and so do the sums that become bfloat16. Fewer chunks are faster:
   // each reads all tables.
@@ -212,25 +252,39 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
     const int64_t tokens = std::min(most, M - begin), ld = padded_tokens(tokens);
     int32_t* codes = code_memory.get<int32_t>(reads * ld);
     float* scores = score_memory.get<float>(reads * ld);
+    HalfReads half_reads{};
+    const bool in_half = half_serves(rows, tokens, hash.probes);
+    if (in_half) {
+      const int64_t half_ld = padded_columns(reads), room = padded_columns(tokens);
+      half_reads = {word_memory.get<uint32_t>(room * half_ld), factor_memory.get<float>(room), half_ld, tokens, T,
+                    hash.probes};
+    }
+    const Output out{codes, scores, ld, in_half ? &half_reads : nullptr};
     if (dense) {
       Tensor z = linear(torch::stable::narrow(x, 0, begin, tokens), projection, projection_bias);
       if (z.scalar_type() == ScalarType::BFloat16) {  // by type of x, or by autocast
         const uint16_t* half = data<uint16_t>(z);
         float* wide = sum_memory.get<float>(tokens * hash.columns());
         for (int64_t i = 0; i < tokens * hash.columns(); i++) wide[i] = load_one(half + i);
-        hash_dense(wide, hash, tokens, codes, scores, ld);
+        hash_dense(wide, hash, tokens, out);
       } else {
         check(z, "z", ScalarType::Float, 2);
-        hash_dense(data<float>(z), hash, tokens, codes, scores, ld);
+        hash_dense(data<float>(z), hash, tokens, out);
       }
     } else if (tokens < VL) {
       hash_few(p, hash, input, begin, tokens, codes, scores, ld);
+    } else if (type != ScalarType::Float && tokens >= 2 * TILE_TOKENS && tiles_serve(p.bh4)) {
+      hash_on_tiles(p, hash, input, begin, tokens, out);
     } else {
-      hash_many(p, hash, input, begin, tokens, codes, scores, ld);
+      hash_many(p, hash, input, begin, tokens, out);
     }
-    float* out = bf16 ? sum_memory.get<float>(tokens * d) : data<float>(y) + begin * d;
-    gather(rows, {codes, scores, ld, tokens, T, hash.probes}, data<float>(bias), out);
-    if (bf16) to_bf16(out, tokens * d, data<uint16_t>(y) + begin * d);
+    if (in_half) {
+      gather_half(rows, half_reads, data<float>(bias), data<char>(y) + begin * d * (bf16 ? 2 : 4), bf16);
+      continue;
+    }
+    float* sums = bf16 ? sum_memory.get<float>(tokens * d) : data<float>(y) + begin * d;
+    gather(rows, {codes, scores, ld, tokens, T, hash.probes}, data<float>(bias), sums);
+    if (bf16) to_bf16(sums, tokens * d, data<uint16_t>(y) + begin * d);
   }
   return y;
 }

@@ -79,6 +79,21 @@ inline vf exp_nonpositive(vf x) {
   return x == x ? result : x;
 }
 
+// e^(-2a) for a >= 0, to 1e-7 of 1 + e^(-2a); below 2^-126 it stays there. Any finite value for NaN.
+inline vf decay(vf a) {
+  const float magic = 12582912.f;  // as above
+  vf x = a * -2.88539008f;         // in units of log 2
+  x = x > -126.f ? x : broadcast(-126.f);
+  vf shifted = x + magic;
+  vf r = x - (shifted - magic);
+  vf p = r * 0.0013264698f + 0.00967150927f;
+  p = p * r + 0.0555073393f;
+  p = p * r + 0.240222424f;
+  p = p * r + 0.693147004f;
+  p = p * r + 1.f;
+  return bits_to_float(float_to_bits(p) + (float_to_bits(shifted) << 23));
+}
+
 #if defined(__GNUC__) && !defined(__clang__)
 #define LFFN_SHUFFLE 1
 struct LaneMasks {

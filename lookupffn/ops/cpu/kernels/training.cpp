@@ -88,6 +88,7 @@ Sizes checked_sizes(const Tensor& z, const Tensor& table, int64_t num_probes) {
 std::tuple<Tensor, Tensor, Tensor> lookup_forward(Tensor z, Tensor table, int64_t num_probes) {
   const Sizes s = checked_sizes(z, table, num_probes);
   const int64_t ld = padded_tokens(s.tokens);
+  keep_on_huge_pages(table.data_ptr(), table.numel() * 4);
   Tensor y = empty(z, {s.tokens, s.columns}, F32);
   Tensor codes = empty(z, {s.tables * s.probes, ld}, I32), scores = empty(z, {s.tables * s.probes, ld}, F32);
   hash_tokens(data<float>(z), s.tokens, s.tables, s.bits, s.probes, data<int32_t>(codes), data<float>(scores), ld);
