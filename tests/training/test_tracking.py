@@ -196,3 +196,16 @@ def test_a_tracker_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install trackio"):
         start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "trackio", "project": "p"}})
+
+
+def test_a_tracker_that_hangs_in_the_middle_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    _, run = fake_wandb(monkeypatch)
+    monkeypatch.setattr(FakeRun, "log", lambda self, metrics: time.sleep(30), raising=False)
+    monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 0.2)
+    started = time.perf_counter()
+    tracker = start_tracker(tmp_path, CONFIG)
+    for step in range(1000):
+        tracker.log({"step": step})
+    tracker.finish({"steps": 1000})
+    assert time.perf_counter() - started < 5 and run.summary == {}
+    assert "not waiting for it" in caplog.text
