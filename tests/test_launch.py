@@ -134,6 +134,20 @@ def test_sweep_goes_on_after_a_failed_member(capsys: pytest.CaptureFixture, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_signal_ends_the_whole_sweep(capsys: pytest.CaptureFixture):
+    seen = []
+
+    def work(cfg: object) -> None:
+        seen.append(cfg.seed)
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        run_main("train", work, ["-m", "seed=0,1,2"])
+    assert caught.value.code == 143 and seen == [0]
+    assert capsys.readouterr().err.endswith("stopped by SIGTERM\n")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_a_sweep_stored_in_an_experiment_is_checked_and_can_be_narrowed(tmp_path: Path):
     folder = tmp_path / "configs"
     shutil.copytree(CONFIG_DIR, folder)
