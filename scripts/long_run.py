@@ -3,9 +3,10 @@
     python scripts/long_run.py                     # 30 minutes of training steps, model=tiny
     python scripts/long_run.py --minutes 5 ffn=gemm
 
-Memory is the resident set of the process and its children, sampled every second, as the median of each minute; the
-first minute is that of the first line of metrics.jsonl, and the next is what later ones are compared with. Exit status:
-0 where both grew by no more than 2% and validation and checkpoints took less than 3% of the time, else 1.
+Memory is what the process and its children have of their own (not the text they have mapped), as the median of each
+minute from the first line of metrics.jsonl on; the last minute is compared with the second. The time of a step is CPU
+time, which other programs disturb less, as the median of each tenth of the run; the last is compared with the second.
+Exit status: 0 where both grew by no more than 2% and validation and checkpoints took less than 3% of the time, else 1.
 """
 
 from __future__ import annotations
@@ -37,56 +38,66 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory() as scratch:
         run = (arguments.folder or Path(scratch)).resolve() / "run"
-        memory = watch(run, arguments.minutes, arguments.overrides)
-        good = report(memory, run)
+        good = report(*watch(run, arguments.minutes, arguments.overrides), run)
     sys.exit(0 if good else 1)
 
 
-def watch(run: Path, minutes: float, overrides: list[str]) -> list[list[int]]:
-    """Trains; bytes of memory, one list a minute from the first line of metrics on."""
+def watch(run: Path, minutes: float, overrides: list[str]) -> tuple[list[list[int]], list[float]]:
+    """Trains; bytes of memory, one list a minute, and CPU seconds from each line of metrics to the next."""
     command = [sys.executable, str(ROOT / "train.py"), "tracker=none", f"training.max_minutes={minutes}"]
     process = subprocess.Popen([*command, *overrides, f"output_dir={run}"])
     memory: list[list[int]] = []
-    began = None
+    spent: list[float] = []
+    began, lines, cpu = None, 0, 0.0
     while process.poll() is None:
-        if began is None and (run / "metrics.jsonl").exists():
-            began = time.monotonic()
+        seen = (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").exists() else 0
+        if seen > lines:
+            now = cpu_seconds(process.pid)
+            spent += [(now - cpu) / (seen - lines)] * (lines > 0)
+            began, lines, cpu = began or time.monotonic(), seen, now
         if began is not None:
             minute = int((time.monotonic() - began) // 60)
             memory += [[] for _ in range(minute + 1 - len(memory))]
-            memory[minute].append(resident(process.pid))
-        time.sleep(1.0)
+            memory[minute].append(own_memory(process.pid))
+        time.sleep(0.2)
     if process.returncode != 0:
         raise SystemExit(f"the run ended with status {process.returncode}")
-    return memory
+    return memory, spent
 
 
-def resident(pid: int) -> int:
-    """Bytes a process and its children have in memory; 0 for one that is gone."""
+def own_memory(pid: int) -> int:
+    """Bytes a process and its children have in memory and share with no file; 0 for one that is gone."""
     total, waiting = 0, [pid]
     while waiting:
         folder = Path("/proc", str(waiting.pop()))
         try:
-            total += int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            (line,) = (line for line in (folder / "status").read_text().splitlines() if line.startswith("RssAnon"))
+            total += int(line.split()[1]) * 1024
             for children in folder.glob("task/*/children"):
                 waiting += map(int, children.read_text().split())
-        except OSError:
+        except (OSError, ValueError):
             continue
     return total
 
 
-def report(memory: list[list[int]], run: Path) -> bool:
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def report(memory: list[list[int]], spent: list[float], run: Path) -> bool:
     """Writes the figures; whether they are within bounds."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    # seconds a token: what was seen, in tenths of the run
-    times = [1.0 / line["tokens_per_s"] for line in lines]
-    tenth = max(1, len(times) // 10)
-    parts = [statistics.median(times[i : i + tenth]) for i in range(0, tenth * 10, tenth) if times[i : i + tenth]]
+    tenth = max(1, len(spent) // 10)
+    parts = [statistics.median(spent[i : i + tenth]) for i in range(0, tenth * 10, tenth) if spent[i : i + tenth]]
     minutes = [statistics.median(samples) for samples in memory if len(samples) > 5]
     if len(minutes) < 3 or len(parts) < 3:
         raise SystemExit("too short to tell: give more --minutes")
-    grown, slower = max(minutes[2:]) / minutes[1] - 1.0, parts[-1] / parts[1] - 1.0
+    grown, slower = minutes[-1] / minutes[1] - 1.0, parts[-1] / parts[1] - 1.0
     steps, aside = summary["training_s"], summary["validation_s"] + summary["checkpoint_s"]
     share = aside / (aside + steps)
     logger.info("memory a minute, MiB: %s", " ".join(f"{value / 2**20:.0f}" for value in minutes))

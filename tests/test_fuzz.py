@@ -1,4 +1,4 @@
-"""Readers of files that may come from anyone: 2,500 damaged inputs, each answered with one line or read as it stands.
+"""Readers of files that may come from anyone: 3,000 damaged inputs, each answered with one line or read as it stands.
 
 Half of the mutations are of bytes (a flip, a cut, a doubled or deleted piece), half of structure (a value of a JSON
 document replaced by one that is odd there), for a parser stops the former before they reach what uses the values.

@@ -51,7 +51,8 @@ def agree(found: list[dict], expected: list[dict]) -> None:
 def test_two_processes_stop_together_and_four_or_one_go_on(tiny: Workspace, tmp_path: Path):
     """Fifty steps, stopped by SIGTERM on two processes: the losses are those of one process that was left alone."""
     folder = tmp_path / "two"
-    overrides = tiny.overrides(*STEPS)
+    parts = (*STEPS, "training.gradient_accumulation_steps=2")
+    overrides = tiny.overrides(*parts)
     running = start(*torchrun(2), TRAIN, *overrides, f"output_dir={folder}", cwd=tmp_path)
     deadline = time.monotonic() + 200
     while not list_checkpoints(folder / "checkpoints"):
@@ -70,7 +71,7 @@ def test_two_processes_stop_together_and_four_or_one_go_on(tiny: Workspace, tmp_
     expected = tmp_path / "whole"
     tiny.train(*STEPS, f"output_dir={expected}")
     agree(metrics(folder), metrics(expected))
-    tiny.train(*STEPS, f"output_dir={copy}")
+    tiny.train(*parts, f"output_dir={copy}")
     agree(metrics(copy), metrics(expected))
 
 
