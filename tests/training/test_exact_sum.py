@@ -10,6 +10,8 @@ from lookupffn.training.settings import training_settings
 from tests.training.test_processes import TRAIN, end, start, torchrun
 from tests.training.tiny import Workspace, metrics, section, weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MORE = ("training.max_steps=12", "training.log_every=1", "training.validate_every=6", "training.micro_batches=4",
         "model.hidden_dropout_prob=0.1", "ffn.num_tables=16", "ffn.table_size=64")  # fmt: skip
 

@@ -22,6 +22,8 @@ from tests.training.forks import in_fork
 from tests.training.test_loop import Killed, kill_at
 from tests.training.tiny import Workspace, metrics, weights, workspace
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MORE = ("training.max_steps=10", "training.log_every=2", "training.validate_every=4", "training.checkpoint_every=3",
         "model.hidden_dropout_prob=0.1")  # fmt: skip
 
@@ -31,7 +33,7 @@ def die(*args: object, **kwargs: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     folder = tmp_path_factory.mktemp("kills") / "whole"
     workspace(tmp_path_factory.getbasetemp()).train(*MORE, f"output_dir={folder}")
     return folder
