@@ -116,7 +116,7 @@ def _train_in(
     main, world_size, rank = accelerator.is_main_process, accelerator.num_processes, accelerator.process_index
     seed, optimizer_config = config["seed"], optimizer_settings(config["optimizer"])
     evaluation_batch, evaluation_tokens = evaluation_settings(config["evaluation"])
-    on_the_way = settings.validate_tokens or evaluation_tokens
+    on_the_way = min(filter(None, (settings.validate_tokens, evaluation_tokens)), default=None)
     logger.info("run folder: %s", path)
 
     data = prepare_data(config["data"], own_tokenizer(path, config["tokenizer"]), cache_folder(config["cache_dir"]))
@@ -181,17 +181,19 @@ def _train_in(
         if validating:
             unvalidated = line
             with clock.paused("validation"):
-                line = line | validate(evaluation_tokens if done else on_the_way, stop)
+                comparable = validate(on_the_way, stop)
+                line = line | (
+                    validate(evaluation_tokens, stop) if done and on_the_way != evaluation_tokens else comparable
+                )
             unvalidated = None
         if main:
             append_line(path / METRICS, line, kept=what_is_kept(path / CHECKPOINTS))
             lines.append(line)
             tracker.log(finite(line))
             show(bar, line, settings.budget, progress)
-        compared = validating and (not done or on_the_way == evaluation_tokens)
-        better = compared and (best is None or line["validation_loss"] < best["validation_loss"])
+        better = validating and (best is None or comparable["validation_loss"] < best["validation_loss"])
         if better:
-            best = {"step": step, "validation_loss": line["validation_loss"]}
+            best = {"step": step, "validation_loss": comparable["validation_loss"]}
         return better and settings.keep_best
 
     def save() -> None:
