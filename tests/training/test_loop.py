@@ -102,6 +102,19 @@ def test_resumed_run_equals_the_uninterrupted_one(
         assert torch.equal(weight, weights(broken)[name]), name
 
 
+def test_a_budget_of_flops_holds_where_the_cost_is_measured(
+    tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # slide's cost follows from the neurons that were retrieved so far, which a resumed run counts from the start
+    slide = ("ffn=slide", "ffn.bits=3", "ffn.num_tables=4", "training.max_flops=1e8", "training.log_every=1")
+    tiny.train(*slide, f"output_dir={tmp_path}/whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 4)
+        tiny.train(*slide, f"output_dir={tmp_path}/broken")
+    tiny.train(*slide, f"output_dir={tmp_path}/broken")
+    assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
+
+
 def test_damaged_newest_checkpoint_is_passed_over(
     tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -62,7 +62,13 @@ class Workspace:
 
     def overrides(self, *more: str) -> list[str]:
         """A run of a second; ``more`` wins."""
-        return [*MODEL, *(LOOKUP if "ffn=gemm" not in more else ()), *TRAINING, *self.data, *more]
+        return [
+            *MODEL,
+            *(() if any(text.startswith("ffn=") for text in more) else LOOKUP),
+            *TRAINING,
+            *self.data,
+            *more,
+        ]
 
     def train(self, *more: str, sweep_member: bool = False) -> dict | None:
         """Trains in this process."""
