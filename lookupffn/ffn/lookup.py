@@ -1,8 +1,8 @@
 """LookupFFN: hash the token, look rows up in tables, add them (Zeng et al., arXiv 2403.07221).
 
 Departures from the paper, each an option: ``num_probes`` above 1 (the paper's general N; its experiments use 1),
-``init="isometric"`` (factors that keep the norm, so that the learned hash counts from the first step), ``table_std``
-and ``normaliser="kept"``.
+``init="isometric"`` (factors that keep the norm, so that the learned hash counts from the first step),
+``input_gradient`` below 1, ``table_std`` and ``normaliser="kept"``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from lookupffn import cost, ops
 from lookupffn.ffn.base import FeedForward, Options, require
@@ -42,6 +43,9 @@ class LookupOptions(Options):
         alpha: weight of BH4(x) against x itself, 0 to 1.
         init: "isometric" (each factor keeps the norm) or "paper" (the authors': BH4 starts nearly at zero).
         num_probes: N, how many of the largest softmax terms are kept, 1 to table_size.
+        input_gradient: share of the gradient with respect to x that is handed on to the layers before, 0 to 1. It comes
+            through the hash, knows nothing of the jumps between rows, and at GEMM's learning rates it disturbs what
+            the layers before learn (docs/results.md). The authors': 1.
         normaliser: the scores' softmax runs over "all" sign codes (the paper's) or the "kept" ones (no kernels).
         table_std: standard deviation of the tables at the start; the authors' is 0.02.
         table_type: "float" (trainable), or "int8" with a scale a row, for tables that ``quantize_tables`` has made.
@@ -54,6 +58,7 @@ class LookupOptions(Options):
     alpha: float = 0.7
     init: str = "isometric"
     num_probes: int = 2
+    input_gradient: float = 0.1
     normaliser: str = "all"
     table_std: float = 0.02
     table_type: str = "float"
@@ -67,6 +72,9 @@ class LookupOptions(Options):
         require(self.projection in PROJECTIONS, "lookup", f"projection must be bh4 or dense, not {self.projection!r}")
         require(self.init in INITS, "lookup", f"init must be isometric or paper, not {self.init!r}")
         require(self.normaliser in NORMALISERS, "lookup", f"normaliser must be all or kept, not {self.normaliser!r}")
+        require(
+            0 <= self.input_gradient <= 1, "lookup", f"input_gradient must be from 0 to 1, not {self.input_gradient}"
+        )
         require(self.table_std >= 0, "lookup", f"table_std must be 0 or more, not {self.table_std}")
         require(self.table_type in TABLE_TYPES, "lookup", f"table_type must be float or int8, not {self.table_type!r}")
         require(tables >= 1, "lookup", f"num_tables must be at least 1, not {tables}")
@@ -95,6 +103,19 @@ class LookupOptions(Options):
     def bits(self) -> int:
         """tau, bits a code."""
         return self.table_size.bit_length() - 1
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """x; its gradient times a factor."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.factor * grad, None
 
 
 class LookupFFN(FeedForward):
@@ -180,6 +201,8 @@ class LookupFFN(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden_size] to [..., hidden_size]."""
         x_Md = x.reshape(-1, self.hidden_size)
+        if self.options.input_gradient != 1 and x_Md.requires_grad and torch.is_grad_enabled():
+            x_Md = _ScaledGradient.apply(x_Md, self.options.input_gradient)
         if self.collecting and not self.training and self._usage.room:
             counted_Md = x_Md[: self._usage.room]
             self._usage.add(ops.nearest_codes(self.hash_inputs(counted_Md), self.options.num_probes)[0])

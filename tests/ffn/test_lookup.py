@@ -152,3 +152,21 @@ def test_kept_normaliser_gives_more_weight(num_probes):
     assert ((b(x) - b.bias).norm(dim=-1) > (a(x) - a.bias).norm(dim=-1)).all()
     # evaluation has no kernel for it and must compute the same
     assert torch.allclose(b.eval()(x), b.train()(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_share_of_the_gradient_reaches_the_input(share):
+    options = {"hidden_size": 32, "num_tables": 4}
+    whole, part = (build_ffn("lookup", input_gradient=factor, **options) for factor in (1.0, share))
+    part.load_state_dict(whole.state_dict())
+    x = torch.randn(2, 9, 32)
+    gradients = []
+    for ffn in (whole, part):
+        leaf = x.clone().requires_grad_()
+        y = ffn(leaf)
+        y.square().sum().backward()
+        gradients.append((leaf.grad, y, *(parameter.grad for parameter in ffn.parameters())))
+    (of_whole, *others), (of_part, *same) = gradients
+    assert of_whole.abs().max() > 0
+    assert torch.allclose(of_part, share * of_whole)
+    assert all(torch.equal(a, b) for a, b in zip(same, others, strict=True))
