@@ -124,3 +124,14 @@ def test_bad_hidden_size(name, hidden_size):
 def test_unknown_ffn_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'lookup'"):
         build_ffn("lokup", hidden_size=32)
+
+
+@every_ffn
+def test_compiles(name):
+    ffn, x = build_ffn(name, hidden_size=32).eval(), torch.randn(9, 32)
+    expected = ffn(x)
+    ffn.compile(backend="aot_eager")
+    assert torch.allclose(ffn(x), expected, atol=1e-6)
+    y = ffn.train()(x.requires_grad_())
+    y.square().sum().backward()
+    assert x.grad.isfinite().all()

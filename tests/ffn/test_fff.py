@@ -104,11 +104,3 @@ def test_cost_by_hand():
 def test_bad_options(options, message):
     with pytest.raises(UserError, match=message):
         build_ffn("fff", hidden_size=8, **options)
-
-
-def test_compiles():
-    ffn, x = build_ffn("fff", hidden_size=8, depth=3, trees=2), torch.randn(9, 8)
-    expected = ffn(x)
-    ffn.compile(backend="aot_eager")
-    assert torch.allclose(ffn(x), expected, atol=1e-6)
-    ffn(x).sum().backward()

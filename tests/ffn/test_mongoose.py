@@ -142,7 +142,7 @@ def test_cost_and_roles():
     assert ffn.parameter_roles() == {"hash": [ffn.projection]}
 
 
-def test_compiles():
+def test_the_hash_learns_when_compiled():
     ffn = mongoose()
     ffn.compile(backend="aot_eager")
     x = torch.randn(6, 24)

@@ -120,11 +120,3 @@ def test_cost_by_hand():
 def test_bad_options(options, message):
     with pytest.raises(UserError, match=message):
         build_ffn("product_key", hidden_size=8, **options)
-
-
-def test_compiles():
-    ffn, x = build_ffn("product_key", hidden_size=8, num_keys=8, top_k=3), torch.randn(9, 8)
-    expected = ffn(x)
-    ffn.compile(backend="aot_eager")
-    assert torch.allclose(ffn(x), expected, atol=1e-6)
-    ffn(x).sum().backward()

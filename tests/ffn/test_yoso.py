@@ -123,9 +123,8 @@ def test_cost():
     assert yoso(num_hashes=30, intermediate_size=400).cost().flops == sampled.flops
 
 
-@pytest.mark.parametrize("form", ["expectation", "sampled"])
-def test_compiles(form):
-    ffn = yoso(form=form, num_hashes=4)
+def test_expectation_compiles():
+    ffn = yoso(form="expectation")
     ffn.compile(backend="aot_eager")
     ffn(torch.randn(6, 24)).sum().backward()
     assert torch.isfinite(ffn.key.grad).all()
