@@ -72,6 +72,10 @@ def require(condition: bool, name: str, message: str) -> None:
         raise UserError(f"ffn {name!r}: {message}")
 
 
+# of parameters that the optimizer may treat apart: rows read by address, and what addresses them
+ROLES = ("tables", "hash")
+
+
 class FeedForward(nn.Module, ABC):
     """One feed-forward.
 
@@ -116,7 +120,7 @@ class FeedForward(nn.Module, ABC):
         return {}
 
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters that the optimizer may treat apart: "tables" (rows read by address) and "hash" (what addresses).
+        """Parameters by their role, one of ``ROLES``.
 
         None by default.
         """

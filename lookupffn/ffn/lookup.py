@@ -39,7 +39,7 @@ class LookupOptions(Options):
         num_tables: T; hidden_size / 4 if None.
         table_size: S, rows a table, a power of two from 2.
         projection: "bh4" or "dense".
-        block_size: b of BH4, a power of two; the power of two at or below hidden_size / 16 if None.
+        block_size: b of BH4, a power of two; the power of two at or below hidden_size / 32, at least 2, if None.
         alpha: weight of BH4(x) against x itself, 0 to 1.
         init: "isometric" (each factor keeps the norm) or "paper" (the authors': BH4 starts nearly at zero).
         num_probes: N, how many of the largest softmax terms are kept, 1 to table_size.
@@ -57,7 +57,7 @@ class LookupOptions(Options):
     block_size: int | None = None
     alpha: float = 0.7
     init: str = "isometric"
-    num_probes: int = 2
+    num_probes: int = 3
     input_gradient: float = 0.1
     normaliser: str = "all"
     table_std: float = 0.02
@@ -67,7 +67,7 @@ class LookupOptions(Options):
         """See the base class."""
         tables = max(1, hidden_size // 4) if self.num_tables is None else self.num_tables
         # bit_length rounds down to a power of two
-        block = 1 << (max(2, hidden_size // 16).bit_length() - 1) if self.block_size is None else self.block_size
+        block = 1 << (max(2, hidden_size // 32).bit_length() - 1) if self.block_size is None else self.block_size
         S, N = self.table_size, self.num_probes
         require(self.projection in PROJECTIONS, "lookup", f"projection must be bh4 or dense, not {self.projection!r}")
         require(self.init in INITS, "lookup", f"init must be isometric or paper, not {self.init!r}")

@@ -10,12 +10,14 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from lookupffn.errors import UserError
+from lookupffn.ffn import ROLES, build_ffn, ffn_names
 
 SUMMARY, CONFIG, METRICS = "summary.json", "config.yaml", "metrics.jsonl"
 # folders of a run that hold no other runs
@@ -193,11 +195,26 @@ def read_run(folder: Path) -> Run:
     }
     settings = {
         **{f"ffn.{key}": value for key, value in flatten(summary["ffn_options"])},
-        **{f"optimizer.{key}": value for key, value in flatten(config["optimizer"]) if key != "name"},
+        **{f"optimizer.{key}": value for key, value in _effective(summary["ffn"], flatten(config["optimizer"]))},
         **{f"training.{key}": config["training"].get(key) for key in _TRAINING},
     }
     curve = tuple(_validations(folder / METRICS))
     return Run(folder, summary, _stated(conditions), _stated(settings), curve)
+
+
+def _effective(ffn: str, optimizer: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Without the optimizer's name, and without rates and decay of what a feed-forward does not have."""
+    absent = _absent_roles(ffn)
+    return ((key, value) for key, value in optimizer if key != "name" and not key.startswith(absent))
+
+
+@cache
+def _absent_roles(ffn: str) -> tuple[str, ...]:
+    """("tables_", "hash_") for gemm."""
+    if ffn not in ffn_names():  # somebody's own
+        return ()
+    roles = build_ffn(ffn, hidden_size=32).parameter_roles()
+    return tuple(f"{role}_" for role in ROLES if not roles.get(role))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

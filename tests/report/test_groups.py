@@ -72,6 +72,19 @@ def test_labels_show_only_what_tells_variants_of_a_feed_forward_apart(tmp_path):
     assert labels == {"gemm", "lookup, lr 0.002", "lookup, block_size 4, lr 0.004"}
 
 
+def test_rates_of_what_a_feed_forward_does_not_have_make_no_variant(tmp_path):
+    for seed, scale in enumerate((1.0, 2.5)):
+        config = {"optimizer": {"tables_lr_scale": scale, "hash_lr_scale": scale}}
+        write_gemm(tmp_path / f"g{seed}", seed=seed, config=config)
+        write_run(tmp_path / f"l{seed}", seed=seed, config=config)
+    labels = [v.label for v in groups_of(tmp_path)[0][0].variants]
+    assert labels == [
+        "gemm",
+        "lookup, hash_lr_scale 1, tables_lr_scale 1",
+        "lookup, hash_lr_scale 2.5, tables_lr_scale 2.5",
+    ]
+
+
 def test_settings_of_one_name_keep_their_section(tmp_path):
     for name, lr, own in (("a", 0.1, 1), ("b", 0.2, 1), ("c", 0.1, 2)):
         write_run(tmp_path / name, "other", lr=lr, options={"lr": own})
