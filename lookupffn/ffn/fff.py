@@ -137,7 +137,7 @@ class FastFeedForward(FeedForward):
         return y_Md.to(x.dtype).view(x.shape)
 
     def collect_statistics(self, enabled: bool) -> None:
-        """See the base class. The paths of the first 65,536 tokens are counted."""
+        """See the base class. The paths of the first 16,384 tokens are counted."""
         super().collect_statistics(enabled)
         if enabled:
             self._usage = UsageCounter(self.options.trees, self.options.neurons)

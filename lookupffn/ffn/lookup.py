@@ -214,7 +214,7 @@ class LookupFFN(FeedForward):
         return {"tables": tables, "hash": [self.projection, self.projection_bias]}
 
     def collect_statistics(self, enabled: bool) -> None:
-        """See the base class. The codes of the first 65,536 tokens are counted."""
+        """See the base class. The codes of the first 16,384 tokens are counted."""
         super().collect_statistics(enabled)
         if enabled:
             self._usage = UsageCounter(*self.table.shape[:2])

@@ -139,7 +139,7 @@ class ProductKeyMemory(FeedForward):
         return {"tables": [self.values], "hash": [*self.query.parameters(), *self.query_norm.parameters(), self.keys]}
 
     def collect_statistics(self, enabled: bool) -> None:
-        """See the base class. The rows of the first 65,536 tokens are counted."""
+        """See the base class. The rows of the first 16,384 tokens are counted."""
         super().collect_statistics(enabled)
         if enabled:
             self._usage = UsageCounter(1, self.values.shape[0])

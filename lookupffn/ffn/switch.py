@@ -157,7 +157,7 @@ class SwitchFFN(FeedForward):
         return {"hash": [self.router]}
 
     def collect_statistics(self, enabled: bool) -> None:
-        """See the base class. The experts of the first 65,536 tokens are counted."""
+        """See the base class. The experts of the first 16,384 tokens are counted."""
         super().collect_statistics(enabled)
         if enabled:
             self._usage = UsageCounter(1, self.options.num_experts)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 # tokens one evaluation counts: enough for thousands of addresses, and a small part of the time
-COUNTED_TOKENS = 65_536
+COUNTED_TOKENS = 16_384
 
 
 class UsageCounter:
-    """Counts the addresses of the first 65,536 tokens: T tables of S addresses each."""
+    """Counts the addresses of the first 16,384 tokens: T tables of S addresses each."""
 
     def __init__(self, tables: int, addresses: int) -> None:
         self.shape = (tables, addresses)
