@@ -48,7 +48,7 @@ from lookupffn.training.setup import build_masker, build_model, cache_folder, re
 from lookupffn.training.sharding import prepare, take_state, whole_state, whole_weights
 from lookupffn.training.source import ModelSource, own_tokenizer, starting_model
 from lookupffn.training.step import NonFiniteError, advice, check_validation, check_weights, update
-from lookupffn.training.summary import git_commit, model_figures, run_summary, training_flops_per_token
+from lookupffn.training.summary import model_figures, run_summary, surroundings, training_flops_per_token
 from lookupffn.training.tracking import start_tracker
 from lookupffn.training.trouble import trouble
 
@@ -116,7 +116,7 @@ def _train_in(
     main, world_size, rank = accelerator.is_main_process, accelerator.num_processes, accelerator.process_index
     seed, optimizer_config = config["seed"], optimizer_settings(config["optimizer"])
     evaluation_batch, evaluation_tokens = evaluation_settings(config["evaluation"])
-    commit = git_commit()  # now: the files may have changed by the end
+    around = surroundings(accelerator.device)  # now: the files may have changed by the end
     on_the_way = min(filter(None, (settings.validate_tokens, evaluation_tokens)), default=None)
     logger.info("run folder: %s", path)
 
@@ -312,7 +312,7 @@ def _train_in(
             model_figures(model, sequence_length, masked),  # a cost that depends on the tokens is measured by now
             config=config, settings=settings, data=data, accelerator=accelerator, validation=validation,
             unigram=unigram, lines=lines, step=step, tokens=step * tokens_per_step, flops_per_token=flops_per_token,
-            skipped=skipped, best=best, clock=clock, commit=commit,
+            skipped=skipped, best=best, clock=clock, around=around,
             wall_clock_s=earlier_s + time.perf_counter() - started,
             model_sha256=write_model(
                 path / MODEL, model, data.tokenizer, weights, kept=what_is_kept(path / CHECKPOINTS)

@@ -70,7 +70,7 @@ def run_summary(
     skipped: int,
     best: dict[str, Any] | None,
     clock: Clock,
-    commit: str | None,
+    around: Mapping[str, Any],
     wall_clock_s: float,
     model_sha256: dict[str, str],
 ) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def run_summary(
         best: step and validation_loss of the best validation.
         clock: seconds in training steps, validations and checkpoints.
         wall_clock_s: seconds in all.
-        commit: of the code when it started.
+        around: ``surroundings`` when it started.
         model_sha256: digests of the files of model/.
     """
     return {
@@ -118,8 +118,7 @@ def run_summary(
         "data_fingerprint": data.data_fingerprint,
         "tokenizer_fingerprint": data.tokenizer_fingerprint,
         "model_sha256": model_sha256,
-        **surroundings(accelerator.device),
-        "git_commit": commit,
+        **around,
     }
 
 
