@@ -16,7 +16,7 @@ from lookupffn.training.checkpoint import list_checkpoints, verify_checkpoint
 from lookupffn.training.metrics import append_line, read_metrics, truncate_metrics
 from lookupffn.training.run_folder import open_run_folder
 from tests.training.forks import USER_ERROR, in_fork, limited
-from tests.training.test_loop import Killed, kill_at
+from tests.training.test_loop import killed_run
 from tests.training.test_run_folder import config
 from tests.training.tiny import Workspace, metrics, weights
 
@@ -27,9 +27,7 @@ NOBODY = 65534
 def test_full_disk_at_a_checkpoint(size: int, tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole, folder, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
     tiny.train(f"output_dir={whole}")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 4)
-        tiny.train(f"output_dir={folder}")
+    killed_run(tiny, monkeypatch, 4, f"output_dir={folder}")
 
     def run() -> None:
         tiny.train(f"output_dir={folder}")
@@ -121,9 +119,9 @@ def test_a_clock_that_goes_backwards(tiny: Workspace, tmp_path: Path, monkeypatc
         return now[0]
 
     monkeypatch.setattr(time, "time", backwards)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 5)
-        tiny.train(f"output_dir={folder}", "training.checkpoint_every=2", "training.validate_every=100")
+    killed_run(
+        tiny, monkeypatch, 5, f"output_dir={folder}", "training.checkpoint_every=2", "training.validate_every=100"
+    )
     first, second = list_checkpoints(folder / "checkpoints")
     os.utime(second, (0, 0))  # older than the first, by the clock
     for file in second.iterdir():

@@ -12,7 +12,7 @@ from lookupffn.errors import UserError
 from lookupffn.evaluation import EvaluationResult
 from lookupffn.model import LookupRobertaForMaskedLM
 from lookupffn.training.checkpoint import list_checkpoints, newest_checkpoint, verify_checkpoint
-from tests.training.test_loop import Killed, kill_at
+from tests.training.test_loop import Killed, kill_at, killed_run
 from tests.training.tiny import Workspace, metrics, weights
 
 SCORES = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.25, 10: 2.75}
@@ -137,14 +137,10 @@ def test_a_rewritten_step_does_not_push_out_the_whole_one(tiny: Workspace, tmp_p
     """Training goes on before a damaged checkpoint: what it writes first has an earlier step."""
     folder = tmp_path / "run"
     more = ("training.validate_every=100", "training.keep_checkpoints=1", f"output_dir={folder}")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 5)
-        tiny.train(*more)
+    killed_run(tiny, monkeypatch, 5, *more)
     whole = folder / "checkpoints" / "step-00000003"
     damaged = folder / "checkpoints" / "step-00000006"
     damaged.mkdir()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 5)
-        tiny.train(*more, "training.checkpoint_every=4")
+    killed_run(tiny, monkeypatch, 5, *more, "training.checkpoint_every=4")
     assert steps(folder) == [4, 6] and not whole.exists()
     assert tiny.train(*more)["steps"] == 6

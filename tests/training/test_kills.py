@@ -19,7 +19,7 @@ from lookupffn.errors import UserError
 from lookupffn.training.checkpoint import list_checkpoints, load_state
 from lookupffn.training.run_folder import read_config
 from tests.training.forks import in_fork
-from tests.training.test_loop import Killed, kill_at
+from tests.training.test_loop import killed_run
 from tests.training.tiny import Workspace, metrics, weights, workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,9 +137,7 @@ def test_the_grad_scaler_goes_on(tiny: Workspace, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(loop, "start_accelerator", scaling)
     tiny.train(*MORE, f"output_dir={tmp_path}/whole")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 7)
-        tiny.train(*MORE, f"output_dir={tmp_path}/broken")
+    killed_run(tiny, monkeypatch, 7, *MORE, f"output_dir={tmp_path}/broken")
     tiny.train(*MORE, f"output_dir={tmp_path}/broken")
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
     scales = [load_state(list_checkpoints(tmp_path / run / "checkpoints")[-1])["scaler"] for run in ("broken", "whole")]
@@ -155,9 +153,7 @@ def test_the_model_a_run_started_from_may_go(
     tiny.train(f"output_dir={first}", "training.max_steps=1")
     more = [*MORE, f"init_from={first}/model", *(["output_dir=run"] if named else [])]
     expected = tiny.train(*[o for o in more if not o.startswith("output_dir")], "output_dir=whole")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 7)
-        tiny.train(*more)
+    killed_run(tiny, monkeypatch, 7, *more)
     shutil.rmtree(first)
     found = tiny.train(*more)
     assert found["validation_loss"] == expected["validation_loss"] and "is gone; going on without it" in caplog.text

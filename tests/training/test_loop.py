@@ -49,6 +49,13 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(loop, "update", update)
 
 
+def killed_run(tiny: Workspace, monkeypatch: pytest.MonkeyPatch, step: int, *overrides: str) -> None:
+    """A run that dies in a step, as by kill -9: nothing more is written."""
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, step)
+        tiny.train(*overrides)
+
+
 def test_what_a_run_leaves(tiny: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture):
     folder = tmp_path / "run"
     summary = tiny.train(f"output_dir={folder}")
@@ -90,9 +97,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
     expected = tiny.train(*HARD, f"output_dir={whole}")
     # between checkpoints; right after one that falls between two logged steps; before the first
     for step in (2, 7, 8):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            kill_at(patch, step)
-            tiny.train(*HARD, f"output_dir={broken}")
+        killed_run(tiny, monkeypatch, step, *HARD, f"output_dir={broken}")
     with caplog.at_level(logging.INFO):
         summary = tiny.train(*HARD, f"output_dir={broken}")
     assert "going on from step 6" in caplog.text
@@ -108,9 +113,7 @@ def test_a_budget_of_flops_holds_where_the_cost_is_measured(
     # slide's cost follows from the neurons that were retrieved so far, which a resumed run counts from the start
     slide = ("ffn=slide", "ffn.bits=3", "ffn.num_tables=4", "training.max_flops=1e8", "training.log_every=1")
     tiny.train(*slide, f"output_dir={tmp_path}/whole")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 4)
-        tiny.train(*slide, f"output_dir={tmp_path}/broken")
+    killed_run(tiny, monkeypatch, 4, *slide, f"output_dir={tmp_path}/broken")
     tiny.train(*slide, f"output_dir={tmp_path}/broken")
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
 
@@ -120,9 +123,7 @@ def test_damaged_newest_checkpoint_is_passed_over(
 ):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     tiny.train(*HARD, f"output_dir={whole}")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 8)
-        tiny.train(*HARD, f"output_dir={broken}")
+    killed_run(tiny, monkeypatch, 8, *HARD, f"output_dir={broken}")
     checkpoints = list_checkpoints(broken / "checkpoints")
     weights_file = checkpoints[-1] / "model.safetensors"
     weights_file.write_bytes(weights_file.read_bytes()[:-1] + b"\x00")
@@ -135,9 +136,7 @@ def test_damaged_newest_checkpoint_is_passed_over(
 
 def test_no_whole_checkpoint_is_an_error(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 4)
-        tiny.train(f"output_dir={folder}")
+    killed_run(tiny, monkeypatch, 4, f"output_dir={folder}")
     (list_checkpoints(folder / "checkpoints")[0] / "checkpoint.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="no checkpoint is whole; start again with overwrite=true"):
         tiny.train(f"output_dir={folder}")
@@ -148,9 +147,7 @@ def test_longer_budget_goes_on_and_other_settings_are_refused(
     tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 4)
-        tiny.train(f"output_dir={folder}")
+    killed_run(tiny, monkeypatch, 4, f"output_dir={folder}")
     with pytest.raises(UserError, match=r"optimizer\.lr"):
         tiny.train(f"output_dir={folder}", "optimizer.lr=1")
     assert tiny.train(f"output_dir={folder}", "training.max_steps=8")["steps"] == 8
@@ -160,9 +157,7 @@ def test_changed_corpus_is_not_mixed_into_a_run(tiny: Workspace, tmp_path: Path,
     validation = tmp_path / "validation.txt"
     validation.write_text((tiny.root / "validation.txt").read_text())
     more = (f"output_dir={tmp_path}/run", f"data.validation_files={validation}")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 4)
-        tiny.train(*more)
+    killed_run(tiny, monkeypatch, 4, *more)
     validation.write_text(validation.read_text() + "\n\nand this")
     with pytest.raises(UserError, match="the data is not what this run started with"):
         tiny.train(*more)
