@@ -74,7 +74,7 @@ def test_paper_configuration(projection: str):
     assert (training["batch_size"], training["max_steps"], training["precision"]) == (256, 250_000, "fp16")
 
 
-@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("size", ["tiny", "mini", "small"])
 def test_races_hold_every_feed_forward_most_at_two_costs(size: str):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = hydra_compose("train", [f"experiment=race_{size}"], return_hydra_config=True)

@@ -45,10 +45,13 @@ def nearest_codes(z_MTt: Tensor, num_probes: int) -> tuple[Tensor, Tensor]:
     if num_probes == 1:
         return signs, torch.zeros_like(z_MTt[..., :1])
     magnitude = z_MTt.abs()
-    if num_probes == 2:
-        smallest, bit = magnitude.min(-1, keepdim=True)
-        flipped = signs ^ torch.bitwise_left_shift(torch.ones_like(signs), bit.to(torch.int32))
-        return torch.cat([signs, flipped], -1), torch.cat([torch.zeros_like(smallest), smallest], -1)
+    if num_probes <= 3:  # none, the smallest, the second: both at once cannot be less than either
+        mass, bits = magnitude.min(-1, keepdim=True)
+        if num_probes == 3:  # two minima: topk is slow on a GPU for rows as short as these
+            second, bit = magnitude.scatter(-1, bits, torch.inf).min(-1, keepdim=True)
+            mass, bits = torch.cat([mass, second], -1), torch.cat([bits, bit], -1)
+        flipped = signs ^ torch.bitwise_left_shift(torch.ones_like(signs), bits.to(torch.int32))
+        return torch.cat([signs, flipped], -1), torch.cat([torch.zeros_like(mass[..., :1]), mass], -1)
     return _n_smallest_flips(magnitude, signs, num_probes)
 
 
