@@ -43,9 +43,8 @@ class LookupOptions(Options):
         alpha: weight of BH4(x) against x itself, 0 to 1.
         init: "isometric" (each factor keeps the norm) or "paper" (the authors': BH4 starts nearly at zero).
         num_probes: N, how many of the largest softmax terms are kept, 1 to table_size.
-        input_gradient: share of the gradient with respect to x that is handed on to the layers before, 0 to 1. It comes
-            through the hash, knows nothing of the jumps between rows, and at GEMM's learning rates it disturbs what
-            the layers before learn (docs/results.md). The authors': 1.
+        input_gradient: share of the gradient with respect to x that is handed on to the layers before, 0 to 1. With all
+            of it the whole model learns more slowly at GEMM's learning rates (docs/results.md). The authors': 1.
         normaliser: the scores' softmax runs over "all" sign codes (the paper's) or the "kept" ones (no kernels).
         table_std: standard deviation of the tables at the start; the authors' is 0.02.
         table_type: "float" (trainable), or "int8" with a scale a row, for tables that ``quantize_tables`` has made.
