@@ -8,14 +8,17 @@ Dimensions: r copies, D padded size, b block size, G = D / b; B, the block size 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lookupffn.ops.bh4 import bh4
 from lookupffn.ops.hadamard import hadamard_transform
 
 _SMALLEST_BLOCK = 16  # a vector of AVX-512
+_SPEED_OF_TILES = 3  # products of a multiplied-out matrix in the time of one of BH4's
 
 
 def fold(weight: Tensor, alpha: float) -> Tensor:
@@ -47,36 +50,93 @@ def fold(weight: Tensor, alpha: float) -> Tensor:
     return folded.contiguous()
 
 
+def multiplied_out(projection: Tensor, alpha: float, d: int, columns: int) -> Tensor:
+    """The one matrix that a projection is.
+
+    Args:
+        projection: [r, 4, G, b, b], or dense [columns, d].
+        alpha: weight of BH4(x) in the mix with x.
+        d: hidden size.
+        columns: T * tau.
+
+    Returns:
+        [columns, d] float32: z = matrix @ x + bias.
+    """
+    if projection.dim() == 2:
+        return projection.float()
+    unit = torch.eye(d, dtype=torch.float64)
+    mixed = alpha * bh4(unit, projection.double())
+    skip = torch.nn.functional.pad(unit, (0, mixed.shape[1] // projection.shape[0] - d)).repeat(1, projection.shape[0])
+    return (mixed + (1 - alpha) * skip)[:, :columns].t().float().contiguous()
+
+
 class FoldedProjection:
-    """Folded weights, kept from call to call until the weight changes.
+    """Prepared forms of a projection, kept from call to call until the weight changes.
 
     A change is seen by torch's version counter, which counts in-place writes except those of fused optimizers and those
-    through ``.data``. So a forward with gradients and a switch between training and evaluation forget the folded
-    weights as well; after any other such write call ``clear``.
+    through ``.data``. So a forward with gradients and a switch between training and evaluation forget them as well;
+    after any other such write call ``clear``.
     """
 
     def __init__(self) -> None:
-        self._key: tuple | None = None
-        self._folded: Tensor | None = None
+        self._kept: dict[str, tuple[tuple, Any]] = {}
 
     def __deepcopy__(self, memo: dict) -> FoldedProjection:
         return FoldedProjection()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_key": None, "_folded": None}
+        return {"_kept": {}}
 
     def clear(self) -> None:
-        """Forget the folded weights."""
-        self._key = self._folded = None
+        """Forget the prepared forms."""
+        self._kept.clear()
 
     def of(self, weight: Tensor, alpha: float) -> Tensor:
         """``fold(weight, alpha)``, from the cache if the weight is the same as last time. No gradient."""
-        if torch.compiler.is_compiling() or weight.is_inference():  # neither has a version to go by
+        if _has_no_version(weight):
             return fold(weight.detach(), alpha)
+        return self._keep("folded", weight, alpha, lambda: fold(weight.detach(), alpha))
+
+    def digits(self, projection: Tensor, alpha: float, d: int, columns: int) -> tuple[Tensor, Tensor] | None:
+        """The multiplied-out projection for the CPU's int8 matrix tiles; None where something else is faster.
+
+        Args:
+            projection: [r, 4, G, b, b], or dense [columns, d].
+            alpha: weight of BH4(x) in the mix with x.
+            d: hidden size.
+            columns: T * tau.
+
+        Returns:
+            Digits and scales, as kernels/projection_digits.h has them.
+        """
+        # splitting takes as long as a call of hundreds of tokens: not without a cache
+        if _has_no_version(projection) or d * columns > _most_multiplied_out(projection):
+            return None
+
+        def split() -> tuple[Tensor, Tensor] | None:
+            digits, scales = torch.ops.lookupffn.split_projection(
+                multiplied_out(projection.detach(), alpha, d, columns).contiguous()
+            )
+            return (digits, scales) if digits.numel() else None
+
+        return self._keep("digits", projection, alpha, split)
+
+    def _keep(self, form: str, weight: Tensor, alpha: float, make: Callable[[], Any]) -> Any:
         key = (weight.data_ptr(), weight._version, alpha, weight.dtype, weight.shape)
-        if key != self._key:
+        kept = self._kept.get(form)
+        if kept is None or kept[0] != key:
             # an inference tensor could not be used outside of inference mode later
             with torch.inference_mode(False), torch.no_grad():
-                self._folded = fold(weight.detach(), alpha)
-            self._key = key
-        return self._folded
+                kept = self._kept[form] = key, make()
+        return kept[1]
+
+
+def _has_no_version(weight: Tensor) -> bool:
+    return torch.compiler.is_compiling() or weight.is_inference()
+
+
+def _most_multiplied_out(projection: Tensor) -> int:
+    """Products of a multiplied-out matrix up to which it is faster than the projection as it stands."""
+    if projection.dim() == 2:
+        return projection.numel()
+    return _SPEED_OF_TILES * projection.numel()

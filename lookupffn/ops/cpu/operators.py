@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lookupffn.ops.lookup_ffn import LookupWeights
 
 MAX_PROBES = 4  # the kernels keep the best few terms in registers; more are the reference's
+_LEAST_FOR_DIGITS = 96  # tokens, as in kernels/inference.cpp
 _INPUT_TYPES = (torch.float32, torch.bfloat16)
 _TABLE_TYPES = (torch.float32, torch.bfloat16, torch.int8)
 
@@ -72,6 +73,8 @@ def _fake_lookup_ffn(
     skip: float,
     size: int,
     num_probes: int,
+    digits: Tensor | None = None,
+    digit_scales: Tensor | None = None,
 ) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -176,6 +179,10 @@ def lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> Tensor:
     else:
         size = 0
         folded, projection_bias = _as(projection, x_Md.dtype), _as(projection_bias, x_Md.dtype)
+    tokens, d = x_Md.shape
+    digits = None
+    if tokens >= _LEAST_FOR_DIGITS:
+        digits = weights.folded.digits(projection, weights.alpha, d, projection_bias.shape[0])
     return torch.ops.lookupffn.lookup_ffn.default(
         x_Md.contiguous(),
         folded,
@@ -186,6 +193,7 @@ def lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> Tensor:
         1.0 - weights.alpha,
         size,
         weights.num_probes,
+        *(digits or (None, None)),
     )
 
 

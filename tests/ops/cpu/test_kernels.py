@@ -123,6 +123,27 @@ def test_few_tokens_hang_on_rounding():
     assert (~far).sum() < 40  # of 4,000 tokens with 512 hash inputs each
 
 
+@settings(max_examples=30)
+@given(options=feed_forwards(), M=st.sampled_from([96, 200, 513, 1100]), seed=st.integers(0, 99))
+def test_tokens_of_any_magnitude(options, M, seed):
+    """A projection in fixed point (int8 matrix tiles) is as good as one in float32, each token by itself."""
+    generator = torch.Generator().manual_seed(seed)
+    ffn, double = module_and_double(options)
+    d = options["hidden_size"]
+    scale = 10 ** (-4 * torch.rand(M, 1, generator=generator))
+    x = scale * torch.randn(M, d, generator=generator)
+    x[:, 0] *= 30  # a channel that dwarfs the others, as trained encoders have
+    x[5], x[6, d // 2], x[7, -1] = 0, torch.nan, torch.inf
+    with torch.no_grad():
+        y, expected, z = ffn(x), double(x.double()), double.hash_inputs(x.double())
+    assert y[6].isnan().all() and not y[7].isfinite().all()
+    ordinary = torch.tensor([t for t in range(M) if t not in (6, 7)])
+    assert y[ordinary].isfinite().all()
+    far = ordinary[decided(z[ordinary], options["num_probes"])]
+    if len(far):
+        assert relative_error(y[far], expected[far]) < 1e-5
+
+
 @pytest.mark.parametrize("projection", ["bh4", "dense"])
 @pytest.mark.parametrize("M", [1, 5, 40, 1100])
 def test_half_precision_and_int8(projection, M):

@@ -8,7 +8,7 @@ from torch.library import opcheck
 
 from lookupffn import UserError, build_ffn
 from lookupffn.ops import lookup
-from lookupffn.ops.cpu.folding import fold
+from lookupffn.ops.cpu.folding import fold, multiplied_out
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -84,9 +84,10 @@ def test_gradients_accumulate_and_memory_is_not_shared():
     assert torch.equal(first, kept) and not torch.equal(first, second)
 
 
-def test_folded_weights_follow_the_parameter():
+@pytest.mark.parametrize("M", [3, 100])
+def test_folded_weights_follow_the_parameter(M):
     ffn = build_ffn("lookup", hidden_size=64).eval()
-    x = torch.randn(3, 64)
+    x = torch.randn(M, 64)
     with torch.no_grad():
         before = ffn(x)
         ffn.projection[:, 0].mul_(-1)
@@ -105,12 +106,13 @@ def test_folded_weights_follow_the_parameter():
     ffn(x).sum().backward()
 
 
+@pytest.mark.parametrize("M", [5, 100])  # with 100 the projection may be multiplied out
 @pytest.mark.parametrize("switch", [False, True])
-def test_folded_weights_follow_a_fused_optimizer(switch):
+def test_folded_weights_follow_a_fused_optimizer(switch, M):
     # its writes do not raise the parameters' version
     ffn = build_ffn("lookup", hidden_size=64)
     optimizer = torch.optim.AdamW(ffn.parameters(), lr=0.1, fused=True)
-    x = torch.randn(5, 64)
+    x = torch.randn(M, 64)
     for _ in range(3):
         loss = ffn(x).square().sum()
         if switch:  # an evaluation between a forward and its update
@@ -165,6 +167,28 @@ def test_bad_arguments_are_python_errors(index, value):
         result = ops().lookup_ffn(*given)
         assert result.device.type == "meta"
         raise RuntimeError("a meta tensor runs the fake kernel")
+
+
+def test_bad_digits_are_python_errors():
+    digits, scales = ops().split_projection(torch.randn(40, 32))
+    x, weight, bias, *rest = arguments()
+    x = torch.randn(200, 32)
+    for wrong in ((digits, None), (digits[:-1], scales), (digits, scales[:-1].double()), (digits, torch.ones(1))):
+        with pytest.raises(RuntimeError, match="digit"):
+            ops().lookup_ffn(x, weight, bias, *rest, *wrong)
+    with pytest.raises(RuntimeError, match="matrix"):
+        ops().split_projection(torch.randn(40, 32).double())
+
+
+@pytest.mark.parametrize("projection", ["bh4", "dense"])
+@pytest.mark.parametrize("d", [50, 64])
+def test_multiplied_out(projection, d):
+    ffn = build_ffn("lookup", hidden_size=d, num_tables=40, table_size=16, projection=projection).double()
+    torch.nn.init.normal_(ffn.projection_bias)
+    x = torch.randn(7, d, dtype=torch.float64)
+    matrix = multiplied_out(ffn.projection.detach(), ffn.options.alpha, d, 160)
+    z = x @ matrix.T.double() + ffn.projection_bias
+    assert torch.allclose(z.view(7, 40, 4), ffn.hash_inputs(x), atol=1e-5)
 
 
 def test_codes_out_of_range_are_refused():

@@ -178,19 +178,19 @@ bool half_serves(const Table& table, int64_t tokens, int probes) {
   return table.element != Element::f32 && tokens >= VL && table.rows <= 65536 && slices_pay(table.rows, tokens, probes);
 }
 
-void put_reads(const HalfReads& to, int64_t first, const int32_t* codes, const float* scores) {
+void put_reads(const HalfReads& to, int64_t first, const int32_t* codes, const float* scores, int64_t ld) {
   const int64_t reads = to.tables * to.probes;
   vf sum = {};
-  for (int64_t r = 0; r < reads; r++) sum += magnitude(load(scores + r * VL));
+  for (int64_t r = 0; r < reads; r++) sum += magnitude(load(scores + r * ld));
   vi exponent = (float_to_bits(sum) >> 23) - SCORE_BITS;  // NaN and infinity stay what they are under any factor
   exponent = exponent < 1 ? broadcast(1) : exponent;
   const vf inverse = bits_to_float((254 - exponent) << 23);
   store(to.factors + first, bits_to_float(exponent << 23));
   for (int64_t r = 0; r < reads; r += VL) {
-    vf words[VL];
-    for (int i = 0; i < VL; i++) {
-      const __m512i half = _mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)(load(scores + (r + i) * VL) * inverse), 8));
-      words[i] = (vf)(vi)_mm512_or_si512(_mm512_slli_epi32(half, 16), (__m512i)load(codes + (r + i) * VL));
+    vf words[VL] = {};
+    for (int i = 0; i < VL && r + i < reads; i++) {
+      const __m512i half = _mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)(load(scores + (r + i) * ld) * inverse), 8));
+      words[i] = (vf)(vi)_mm512_or_si512(_mm512_slli_epi32(half, 16), (__m512i)load(codes + (r + i) * ld));
     }
     transpose(words);
     for (int t = 0; t < VL; t++) _mm512_storeu_si512(to.words + (first + t) * to.ld + r, (__m512i)words[t]);
@@ -241,7 +241,7 @@ void gather_half(const Table& table, const HalfReads& reads, const float* bias, 
 namespace lookupffn {
 
 bool half_serves(const Table&, int64_t, int) { return false; }
-void put_reads(const HalfReads&, int64_t, const int32_t*, const float*) {}
+void put_reads(const HalfReads&, int64_t, const int32_t*, const float*, int64_t) {}
 void gather_half(const Table&, const HalfReads&, const float*, void*, bool) {}
 
 }  // namespace lookupffn

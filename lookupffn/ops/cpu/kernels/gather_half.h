@@ -20,8 +20,8 @@ struct HalfReads {
 
 bool half_serves(const Table& table, int64_t tokens, int probes);
 
-// Reads of VL tokens from `first`, which has room for them: codes and scores are [tables * probes, padded to VL][VL].
-void put_reads(const HalfReads& to, int64_t first, const int32_t* codes, const float* scores);
+// Reads of VL tokens from `first`, which has room for them: codes and scores are [tables * probes][ld].
+void put_reads(const HalfReads& to, int64_t first, const int32_t* codes, const float* scores, int64_t ld);
 
 // y[m] = bias + sum over reads of score * row; y is bfloat16 or float.
 void gather_half(const Table& table, const HalfReads& reads, const float* bias, void* y, bool bf16);

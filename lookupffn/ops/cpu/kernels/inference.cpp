@@ -1,7 +1,9 @@
 // lookup_ffn: the whole feed-forward without gradients, from x to y.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
+#include <algorithm>
 #include <optional>
+#include <tuple>
 
 #include "gather_half.h"
 #include "hash_tokens.h"
@@ -9,12 +11,14 @@
 #include "parallel.h"
 #include "projection.h"
 #include "projection_bf16.h"
+#include "projection_digits.h"
 #include "tables.h"
 #include "tensors.h"
 
 namespace lookupffn {
 namespace {
 
+constexpr int64_t LEAST_FOR_DIGITS = 96;  // below, reading the digits of the weights takes longer
 constexpr int64_t TILE = 48;  // tokens: a multiple of every VL and of the register kernels' strips
 
 struct Hash {
@@ -38,7 +42,7 @@ struct Output {
     int32_t* own_codes = memory.get<int32_t>(2 * size);
     float* own_scores = reinterpret_cast<float*>(own_codes + size);
     hash_across_tokens(lanes, hash.tables, hash.bits, hash.probes, own_codes, own_scores, VL);
-    put_reads(*half, t, own_codes, own_scores);
+    put_reads(*half, t, own_codes, own_scores, VL);
   }
 };
 
@@ -154,6 +158,46 @@ void hash_on_tiles(const Projection& p, const Hash& hash, const Input& x, int64_
   });
 }
 
+// The same by the projection multiplied out. A panel of 16 tables is whole strips of columns, whatever the bits.
+void hash_by_digits(const DigitProjection& p, const Hash& hash, const Input& x, int64_t begin, int64_t tokens,
+                    const Output& out) {
+  constexpr int64_t BLOCK = 512, PANEL = 16;  // digits of a block of tokens stay in the second-level cache
+  static thread_local Scratch shared_memory;
+  const int64_t panels = (hash.tables + PANEL - 1) / PANEL, blocks = (tokens + BLOCK - 1) / BLOCK;
+  const int64_t subtile_bytes = token_digits(p.depth), row_bytes = p.depth * (x.bf16 ? 2 : 4);
+  const auto split = [&](int64_t t, int8_t* digits, float* scales) {
+    const char* rows = static_cast<const char*>(x.data) + (begin + t) * row_bytes;
+    split_tokens(rows, x.bf16, p.depth, static_cast<int>(std::min(SUBTILE, tokens - t)), digits, scales);
+  };
+  const auto hash_panel = [&](int64_t panel, int64_t first, int64_t subtiles, const int8_t* digits, const float* scales) {
+    static thread_local Scratch memory;
+    const int64_t k = panel * PANEL, tables = std::min(PANEL, hash.tables - k);
+    const int64_t strips = (tables * hash.bits + STRIP - 1) / STRIP, columns = strips * STRIP;
+    vf* z = memory.get<vf>(subtiles * columns);
+    project_digits(p, panel * hash.bits, strips, digits, scales, subtiles, z);
+    const int64_t at = k * hash.probes * out.ld + first;
+    for (int64_t s = 0; s < subtiles; s++, z += columns)
+      hash_across_tokens(z, tables, hash.bits, hash.probes, out.codes + at + s * SUBTILE,
+                         out.scores + at + s * SUBTILE, out.ld);
+  };
+  if (blocks == 1) {  // every thread all tokens, so that each reads only a part of the weights
+    const int64_t subtiles = (tokens + SUBTILE - 1) / SUBTILE;
+    int8_t* digits = shared_memory.get<int8_t>(subtiles * subtile_bytes);
+    float scales[BLOCK];
+    parallel_tasks(subtiles, [&](int64_t s) { split(s * SUBTILE, digits + s * subtile_bytes, scales + s * SUBTILE); });
+    parallel_tasks(panels, [&](int64_t panel) { hash_panel(panel, 0, subtiles, digits, scales); });
+    return;
+  }
+  parallel_tasks(blocks, [&](int64_t block) {
+    static thread_local Scratch memory;
+    const int64_t first = block * BLOCK, subtiles = (std::min(BLOCK, tokens - first) + SUBTILE - 1) / SUBTILE;
+    int8_t* digits = memory.get<int8_t>(subtiles * subtile_bytes);
+    float scales[BLOCK];
+    for (int64_t s = 0; s < subtiles; s++) split(first + s * SUBTILE, digits + s * subtile_bytes, scales + s * SUBTILE);
+    for (int64_t panel = 0; panel < panels; panel++) hash_panel(panel, first, subtiles, digits, scales);
+  });
+}
+
 void hash_dense(const float* z, const Hash& hash, int64_t tokens, const Output& out) {
   const int64_t columns = hash.columns();
   if (tokens < VL) {
@@ -191,9 +235,22 @@ void to_bf16(const float* from, int64_t count, uint16_t* to) {
 
 }  // namespace
 
+// A projection [columns, d] float32 as lookup_ffn takes it beside the original; empty where the machine has no use for it.
+std::tuple<Tensor, Tensor> split_projection(Tensor matrix) {
+  check(matrix, "matrix", ScalarType::Float, 2);
+  const int64_t columns = matrix.size(0), depth = matrix.size(1);
+  const bool serve = digits_serve() && depth <= DEEPEST;
+  Tensor digits = empty(matrix, {serve ? weight_digits(columns, depth) : 0}, ScalarType::Char);
+  Tensor scales = empty(matrix, {serve ? padded_columns(columns) : 0}, ScalarType::Float);
+  if (serve) split_weight(data<float>(matrix), columns, depth, data<int8_t>(digits), data<float>(scales));
+  return {digits, scales};
+}
+
 // projection: [r, 4, G, b, b] folded (float32), or dense [columns, d] (type of x). size: columns a copy of BH4 gives.
+// digits and digit_scales: what split_projection made of the whole projection, where that is to be used.
 Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor table, std::optional<Tensor> scales,
-                  Tensor bias, double skip, int64_t size, int64_t num_probes) {
+                  Tensor bias, double skip, int64_t size, int64_t num_probes, std::optional<Tensor> digits,
+                  std::optional<Tensor> digit_scales) {
   const bool bf16 = x.scalar_type() == ScalarType::BFloat16, dense = projection.dim() == 2;
   const auto x_type = bf16 ? ScalarType::BFloat16 : ScalarType::Float;
   check(x, "x", x_type, 2);
@@ -231,11 +288,25 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
   }
   static thread_local Scratch bias_memory, code_memory, score_memory, sum_memory;
   static thread_local Scratch word_memory, factor_memory;
-  if (!dense) {  // read a vector at a time, so padded
-    float* padded = bias_memory.get<float>(hash.columns() + p.bh4.padded());
-    std::memcpy(padded, projection_bias.data_ptr(), hash.columns() * sizeof(float));
-    std::fill(padded + hash.columns(), padded + hash.columns() + p.bh4.padded(), 0.f);
+  {  // read a vector at a time, so padded
+    const int64_t columns = hash.columns(), room = std::max<int64_t>(p.bh4.padded(), STRIP);
+    float* padded = bias_memory.get<float>(columns + room);
+    if (dense && bf16) std::transform(data<uint16_t>(projection_bias), data<uint16_t>(projection_bias) + columns, padded,
+                                      [](const uint16_t& half) { return load_one(&half); });
+    else std::memcpy(padded, projection_bias.data_ptr(), columns * sizeof(float));
+    std::fill(padded + columns, padded + columns + room, 0.f);
     p.bias = padded;
+  }
+  DigitProjection by_digits{nullptr, nullptr, p.bias, hash.columns(), d};
+  STD_TORCH_CHECK(digits.has_value() == digit_scales.has_value(), "digits come with their scales");
+  if (digits) {
+    STD_TORCH_CHECK(digits_serve(), "digits are for a CPU with int8 matrix tiles");
+    check(*digits, "digits", ScalarType::Char, 1);
+    check_size(*digits, "digits", {weight_digits(hash.columns(), d)});
+    check(*digit_scales, "digit_scales", ScalarType::Float, 1);
+    check_size(*digit_scales, "digit_scales", {padded_columns(hash.columns())});
+    by_digits.weight = data<int8_t>(*digits);
+    by_digits.scales = data<float>(*digit_scales);
   }
   Tensor y = empty(x, {M, d}, x_type);
   on_huge_pages(y.data_ptr(), y.numel() * (bf16 ? 2 : 4));
@@ -260,7 +331,9 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
                     hash.probes};
     }
     const Output out{codes, scores, ld, in_half ? &half_reads : nullptr};
-    if (dense) {
+    if (by_digits.weight && !in_half && tokens >= LEAST_FOR_DIGITS) {
+      hash_by_digits(by_digits, hash, input, begin, tokens, out);
+    } else if (dense) {
       Tensor z = linear(torch::stable::narrow(x, 0, begin, tokens), projection, projection_bias);
       if (z.scalar_type() == ScalarType::BFloat16) {  // by type of x, or by autocast
         const uint16_t* half = data<uint16_t>(z);
@@ -294,7 +367,11 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
 STABLE_TORCH_LIBRARY_FRAGMENT(lookupffn, m) {
   m.def(
       "lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor table, Tensor? scales, Tensor bias, "
-      "float skip, int size, int num_probes) -> Tensor");
+      "float skip, int size, int num_probes, Tensor? digits=None, Tensor? digit_scales=None) -> Tensor");
+  m.def("split_projection(Tensor matrix) -> (Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lookupffn, CPU, m) { m.impl("lookup_ffn", TORCH_BOX(&lookupffn::lookup_ffn)); }
+STABLE_TORCH_LIBRARY_IMPL(lookupffn, CPU, m) { 
+  m.impl("lookup_ffn", TORCH_BOX(&lookupffn::lookup_ffn));
+  m.impl("split_projection", TORCH_BOX(&lookupffn::split_projection));
+}
