@@ -25,13 +25,13 @@ float power_for(float largest) { return std::isfinite(largest) && largest > 0 ? 
 // last. Returns the largest magnitude copied, before scaling.
 float pack(const uint16_t* data, int64_t columns, int64_t first, int64_t count, int64_t c0, float scale,
            _Float16* slice) {
-  constexpr int AHEAD = 24;  // rows between a prefetch and its use
+  constexpr int AHEAD = 12;  // rows between a prefetch and its use
   const int width = static_cast<int>(std::min<int64_t>(HALF_CHUNK, columns - c0));
   const uint16_t* from = data + first * columns + c0;
   const __m512 factor = _mm512_set1_ps(scale);
   __m512i largest = _mm512_setzero_si512();
   for (int64_t row = 0; row < count; row++, from += columns, slice += HALF_CHUNK) {
-    for (int c = 0; c < HALF_CHUNK; c += 32) __builtin_prefetch(from + AHEAD * columns + c, 0, 2);
+    for (int c = 0; c < HALF_CHUNK; c += 32) __builtin_prefetch(from + AHEAD * columns + c);
     for (int v = 0; v < HALF_VECTORS; v++) {
       const int left = std::clamp(width - v * HALF_LANES, 0, HALF_LANES);
       const __m512i bits = _mm512_maskz_loadu_epi16(left == HALF_LANES ? ~0u : (1u << left) - 1, from + v * HALF_LANES);
@@ -53,11 +53,11 @@ float pack(const uint16_t* data, int64_t columns, int64_t first, int64_t count, 
 // slice = integers * row scale * scale.
 void pack(const int8_t* data, const float* scales, int64_t columns, int64_t first, int64_t count, int64_t c0,
           float scale, _Float16* slice) {
-  constexpr int AHEAD = 24;
+  constexpr int AHEAD = 12;
   const int width = static_cast<int>(std::min<int64_t>(HALF_CHUNK, columns - c0));
   const int8_t* from = data + first * columns + c0;
   for (int64_t row = 0; row < count; row++, from += columns, slice += HALF_CHUNK) {
-    __builtin_prefetch(from + AHEAD * columns, 0, 2);
+    __builtin_prefetch(from + AHEAD * columns);
     const __m512h factor = _mm512_set1_ph(static_cast<_Float16>(scales[first + row] * scale));
     for (int v = 0; v < HALF_VECTORS; v++) {
       const int left = std::clamp(width - v * HALF_LANES, 0, HALF_LANES);
@@ -87,23 +87,24 @@ float pack_group(const Table& table, int64_t first, int64_t count, int64_t c0, _
 }
 
 struct Span {
-  int64_t first_table, tables, begin, end, c0;
-  float unit;        // of the slice
-  bool first, last;  // of the groups
+  int64_t group, tables, begin, end, c0;
+  float own, before;  // by what the group's sums, and those of the groups before it, are multiplied when they are added
+  float unit;         // of the sum of both
+  bool first, last;   // of the groups
 };
 
 // sums [tokens of the span][HALF_CHUNK] (+)= the reads of one group for TOKENS tokens from m; the last group turns them
 // into y.
 template <int N, int TOKENS, bool BF16>
 inline void add_reads(const _Float16* slice, const Table& table, const HalfReads& reads, const Span& span, int64_t m,
-                      const float* bias, float* sums, void* y) {
-  const int64_t stride = table.rows * HALF_CHUNK;
-  const uint32_t* word = reads.words + m * reads.ld + span.first_table * N;
+                      const float* bias, _Float16* sums, void* y) {
+  const int64_t stride = table.rows * HALF_CHUNK, ld = reads.ld();
+  const uint32_t* word = reads.words + (span.group * reads.tokens + m) * ld;
   __m512h sum[TOKENS][2][HALF_VECTORS] = {};
   const auto add = [&](int side, const _Float16* rows, int64_t read) {
 #pragma GCC unroll 4
     for (int t = 0; t < TOKENS; t++) {
-      const uint16_t* parts = reinterpret_cast<const uint16_t*>(word + t * reads.ld + read);
+      const uint16_t* parts = reinterpret_cast<const uint16_t*>(word + t * ld + read);
       const _Float16* row = rows + static_cast<int64_t>(parts[0]) * HALF_CHUNK;
       const __m512h score = (__m512h)_mm512_set1_epi16(static_cast<int16_t>(parts[1]));
 #pragma GCC unroll 4
@@ -121,22 +122,23 @@ inline void add_reads(const _Float16* slice, const Table& table, const HalfReads
   if (k < span.tables)
     for (int n = 0; n < N; n++) add(0, rows, n);
   const int64_t width = std::min<int64_t>(HALF_CHUNK, table.columns - span.c0);
-  const vf unit = broadcast(span.unit);
+  const vf own = broadcast(span.own), before = broadcast(span.before);
 #pragma GCC unroll 4
   for (int t = 0; t < TOKENS; t++, sums += HALF_CHUNK) {
     vf total[HALF_CHUNK / VL];
     for (int v = 0; v < HALF_VECTORS; v++) {
       const __m512i both = (__m512i)(sum[t][0][v] + sum[t][1][v]);
-      total[2 * v] = unit * (vf)_mm512_cvtph_ps(_mm512_castsi512_si256(both));
-      total[2 * v + 1] = unit * (vf)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(both, 1));
+      total[2 * v] = own * (vf)_mm512_cvtph_ps(_mm512_castsi512_si256(both));
+      total[2 * v + 1] = own * (vf)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(both, 1));
     }
+    __m256i* held = reinterpret_cast<__m256i*>(sums);
     if (!span.first)
-      for (int v = 0; v < HALF_CHUNK / VL; v++) total[v] += load(sums + v * VL);
+      for (int v = 0; v < HALF_CHUNK / VL; v++) total[v] += before * (vf)_mm512_cvtph_ps(_mm256_load_si256(held + v));
     if (!span.last) {
-      for (int v = 0; v < HALF_CHUNK / VL; v++) store(sums + v * VL, total[v]);
+      for (int v = 0; v < HALF_CHUNK / VL; v++) _mm256_store_si256(held + v, _mm512_cvtps_ph((__m512)total[v], 8));
       continue;
     }
-    const vf factor = broadcast(reads.factors[m + t]);
+    const vf factor = broadcast(span.unit * reads.factors[m + t]);
     for (int v = 0; v < HALF_CHUNK / VL; v++) total[v] = factor * total[v] + load(bias + v * VL);
     const int64_t at = (m + t) * table.columns + span.c0;
     for (int v = 0; v < HALF_VECTORS; v++) {
@@ -156,14 +158,14 @@ inline void add_reads(const _Float16* slice, const Table& table, const HalfReads
 
 template <int N, bool BF16>
 void add_group(const _Float16* slice, const Table& table, const HalfReads& reads, const Span& span, const float* bias,
-               float* sums, void* y) {
+               _Float16* sums, void* y) {
   constexpr int TOKENS = 2, AHEAD = 16;
-  const int64_t bytes = span.tables * N * 4;
+  const int64_t ld = reads.ld();
+  const uint32_t* words = reads.words + span.group * reads.tokens * ld;
   int64_t m = span.begin;
   for (; m + TOKENS <= span.end; m += TOKENS, sums += TOKENS * HALF_CHUNK) {
-    const char* later = reinterpret_cast<const char*>(reads.words + (m + AHEAD) * reads.ld + span.first_table * N);
-    for (int t = 0; t < TOKENS; t++, later += reads.ld * 4)
-      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(later + i);
+    const char* later = reinterpret_cast<const char*>(words + (m + AHEAD) * ld);
+    for (int64_t i = 0; i < TOKENS * ld * 4; i += 64) __builtin_prefetch(later + i);
     add_reads<N, TOKENS, BF16>(slice, table, reads, span, m, bias, sums, y);
   }
   for (; m < span.end; m++, sums += HALF_CHUNK) add_reads<N, 1, BF16>(slice, table, reads, span, m, bias, sums, y);
@@ -173,6 +175,13 @@ void add_group(const _Float16* slice, const Table& table, const HalfReads& reads
 int64_t half_slice_bytes() { return 2 * slice_bytes(); }
 
 }  // namespace
+
+int64_t half_group(const Table& table, int64_t tables) {
+  const int64_t table_bytes = table.rows * HALF_CHUNK * static_cast<int64_t>(sizeof(_Float16));
+  const int64_t most = std::clamp<int64_t>(half_slice_bytes() / table_bytes, 1, tables);
+  const int64_t groups = (tables + most - 1) / most;
+  return (tables + groups - 1) / groups;
+}
 
 bool half_serves(const Table& table, int64_t tokens, int probes) {
   return table.element != Element::f32 && tokens >= VL && table.rows <= 65536 && slices_pay(table.rows, tokens, probes);
@@ -186,23 +195,27 @@ void put_reads(const HalfReads& to, int64_t first, const int32_t* codes, const f
   exponent = exponent < 1 ? broadcast(1) : exponent;
   const vf inverse = bits_to_float((254 - exponent) << 23);
   store(to.factors + first, bits_to_float(exponent << 23));
-  for (int64_t r = 0; r < reads; r += VL) {
-    vf words[VL] = {};
-    for (int i = 0; i < VL && r + i < reads; i++) {
-      const __m512i half = _mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)(load(scores + (r + i) * ld) * inverse), 8));
-      words[i] = (vf)(vi)_mm512_or_si512(_mm512_slli_epi32(half, 16), (__m512i)load(codes + (r + i) * ld));
+  const int64_t ld_words = to.ld(), count = std::min<int64_t>(VL, to.tokens - first);
+  for (int64_t r = 0, g = 0; r < reads; r += ld_words, g++)
+    for (int64_t c = 0; c < std::min(ld_words, reads - r); c += VL) {
+      const int width = static_cast<int>(std::min<int64_t>(VL, std::min(ld_words, reads - r) - c));
+      vf words[VL] = {};
+      for (int i = 0; i < width; i++) {
+        const int64_t at = (r + c + i) * ld;
+        const __m512i half = _mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)(load(scores + at) * inverse), 8));
+        words[i] = (vf)(vi)_mm512_or_si512(_mm512_slli_epi32(half, 16), (__m512i)load(codes + at));
+      }
+      transpose(words);
+      uint32_t* out = to.words + (g * to.tokens + first) * ld_words + c;
+      for (int t = 0; t < count; t++, out += ld_words)
+        _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << width) - 1), (__m512i)words[t]);
     }
-    transpose(words);
-    for (int t = 0; t < VL; t++) _mm512_storeu_si512(to.words + (first + t) * to.ld + r, (__m512i)words[t]);
-  }
 }
 
 void gather_half(const Table& table, const HalfReads& reads, const float* bias, void* y, bool bf16) {
   const int64_t columns = table.columns, chunks = (columns + HALF_CHUNK - 1) / HALF_CHUNK;
-  const int64_t table_bytes = table.rows * HALF_CHUNK * static_cast<int64_t>(sizeof(_Float16));
-  const int64_t most = std::clamp<int64_t>(half_slice_bytes() / table_bytes, 1, reads.tables);
-  const int64_t groups = (reads.tables + most - 1) / most, group = (reads.tables + groups - 1) / groups;
   const int64_t splits = token_splits(chunks, num_threads(), reads.tokens);
+  const int64_t group = reads.group, groups = reads.groups();
   parallel_tasks(chunks * splits, [&](int64_t task) {
     static thread_local Scratch slice_memory, sum_memory;
     const int64_t split = task % splits;
@@ -211,15 +224,19 @@ void gather_half(const Table& table, const HalfReads& reads, const float* bias, 
     span.begin = reads.tokens * split / splits;
     span.end = reads.tokens * (split + 1) / splits;
     _Float16* slice = slice_memory.get<_Float16>(group * table.rows * HALF_CHUNK);
-    float* sums = sum_memory.get<float>((span.end - span.begin) * HALF_CHUNK);
+    _Float16* sums = sum_memory.get<_Float16>((span.end - span.begin) * HALF_CHUNK);
     float start[HALF_CHUNK] = {};
     std::copy(bias + span.c0, bias + std::min(columns, span.c0 + HALF_CHUNK), start);
-    for (int64_t k = 0; k < reads.tables; k += group) {
-      span.first_table = k;
+    for (span.group = 0; span.group < groups; span.group++) {
+      const int64_t k = span.group * group;
       span.tables = std::min(group, reads.tables - k);
-      span.first = k == 0;
-      span.last = k + span.tables == reads.tables;
-      span.unit = pack_group(table, k * table.rows, span.tables * table.rows, span.c0, slice);
+      span.first = span.group == 0;
+      span.last = span.group + 1 == groups;
+      const float own = pack_group(table, k * table.rows, span.tables * table.rows, span.c0, slice);
+      const float unit = span.first ? own : std::max(own, span.unit);  // the larger, so that no sum overflows
+      span.own = own / unit;
+      span.before = span.first ? 0.f : span.unit / unit;
+      span.unit = unit;
       const auto add = [&](auto n) {
         if (bf16) add_group<n(), true>(slice, table, reads, span, start, sums, y);
         else add_group<n(), false>(slice, table, reads, span, start, sums, y);
@@ -241,6 +258,7 @@ void gather_half(const Table& table, const HalfReads& reads, const float* bias, 
 namespace lookupffn {
 
 bool half_serves(const Table&, int64_t, int) { return false; }
+int64_t half_group(const Table&, int64_t tables) { return tables; }
 void put_reads(const HalfReads&, int64_t, const int32_t*, const float*, int64_t) {}
 void gather_half(const Table&, const HalfReads&, const float*, void*, bool) {}
 

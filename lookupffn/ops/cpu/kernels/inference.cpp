@@ -326,9 +326,8 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
     HalfReads half_reads{};
     const bool in_half = half_serves(rows, tokens, hash.probes);
     if (in_half) {
-      const int64_t half_ld = padded_columns(reads), room = padded_columns(tokens);
-      half_reads = {word_memory.get<uint32_t>(room * half_ld), factor_memory.get<float>(room), half_ld, tokens, T,
-                    hash.probes};
+      half_reads = {nullptr, factor_memory.get<float>(padded_columns(tokens)), tokens, T, half_group(rows, T), hash.probes};
+      half_reads.words = word_memory.get<uint32_t>(half_reads.groups() * tokens * half_reads.ld());
     }
     const Output out{codes, scores, ld, in_half ? &half_reads : nullptr};
     if (by_digits.weight && !in_half && tokens >= LEAST_FOR_DIGITS) {
