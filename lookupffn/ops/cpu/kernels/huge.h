@@ -1,10 +1,12 @@
 // Memory of large tensors. A page that is written for the first time costs the system as much as the work done on it:
-// outputs go on huge pages, and the memory of table gradients is kept from step to step. Tables move to huge pages, since
+// outputs go on huge pages, and the memory of large outputs and table gradients is kept from call to call. Tables move to huge pages, since
 // rows read at random from small ones cost a walk through the page tables each.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <new>
@@ -48,50 +50,65 @@ inline void keep_on_huge_pages([[maybe_unused]] const void* data, [[maybe_unused
 #endif
 }
 
-// Buffers given back and taken again, by size. Never destroyed: a tensor may outlive every static of this library.
+// Buffers given back and taken again: at most MOST of them idle, and LARGEST_IDLE bytes. Never destroyed: a tensor may
+// outlive every static of this library.
+template <size_t MOST>
 class Pool {
  public:
-  static constexpr int64_t SMALLEST = 16 << 20;  // below, the allocator keeps memory itself
   static constexpr int64_t LARGEST_IDLE = int64_t{1} << 30;
 
-  static Pool& instance() {
-    static Pool* pool = new Pool();
-    return *pool;
-  }
-
-  void* take(int64_t bytes) {
-    const std::lock_guard<std::mutex> guard(lock_);
-    const auto found = idle_.find(bytes);
-    void* data;
-    if (found != idle_.end()) {
-      data = found->second;
-      idle_.erase(found);
-      idle_bytes_ -= bytes;
+  static void* take(int64_t bytes) {
+    Pool& pool = instance();
+    const std::lock_guard<std::mutex> guard(pool.lock_);
+    const auto fits = [&](const Buffer& idle) { return idle.bytes >= bytes && idle.bytes <= bytes + bytes / 8; };
+    const auto found = std::find_if(pool.idle_.begin(), pool.idle_.end(), fits);
+    Buffer buffer{nullptr, bytes};
+    if (found != pool.idle_.end()) {
+      buffer = *found;
+      pool.idle_.erase(found);
+      pool.idle_bytes_ -= buffer.bytes;
     } else {
-      data = std::aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
-      if (!data) throw std::bad_alloc();
-      on_huge_pages(data, bytes);
+      buffer.data = std::aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+      if (!buffer.data) throw std::bad_alloc();
+      on_huge_pages(buffer.data, bytes);
     }
-    used_[data] = bytes;
-    return data;
+    pool.used_[buffer.data] = buffer.bytes;
+    return buffer.data;
   }
 
   static void give_back(void* data) noexcept {
     Pool& pool = instance();
     const std::lock_guard<std::mutex> guard(pool.lock_);
     const auto found = pool.used_.find(data);
-    const int64_t bytes = found->second;
+    pool.idle_.push_back({data, found->second});
+    pool.idle_bytes_ += found->second;
     pool.used_.erase(found);
-    if (pool.idle_bytes_ + bytes > LARGEST_IDLE) return std::free(data);
-    pool.idle_.emplace(bytes, data);
-    pool.idle_bytes_ += bytes;
+    while (pool.idle_.size() > MOST || pool.idle_bytes_ > LARGEST_IDLE) {  // the oldest go
+      pool.idle_bytes_ -= pool.idle_.front().bytes;
+      std::free(pool.idle_.front().data);
+      pool.idle_.pop_front();
+    }
   }
 
  private:
+  struct Buffer {
+    void* data;
+    int64_t bytes;
+  };
+
+  static Pool& instance() {
+    static Pool* pool = new Pool();
+    return *pool;
+  }
+
   std::mutex lock_;
-  std::multimap<int64_t, void*> idle_;
+  std::deque<Buffer> idle_;
   std::map<void*, int64_t> used_;
   int64_t idle_bytes_ = 0;
 };
+
+using GradientPool = Pool<4096>;  // a table gradient each layer
+using OutputPool = Pool<1>;       // one layer's output is done with when the next one's is made
+constexpr int64_t LEAST_POOLED = 16 << 20;  // bytes; below, the allocator keeps memory itself
 
 }  // namespace lookupffn

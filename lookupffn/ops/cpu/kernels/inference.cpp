@@ -140,12 +140,12 @@ void hash_many(const Projection& p, const Hash& hash, const Input& x, int64_t be
 }
 
 // The same on the CPU's matrix tiles.
-void hash_on_tiles(const Projection& p, const Hash& hash, const Input& x, int64_t begin, int64_t tokens,
+void hash_on_tiles(const Projection& p, const Hash& hash, const Input& x, int64_t begin, int64_t tokens, int parts,
                    const Output& out) {
   static thread_local Scratch weight_memory;
-  uint32_t* weight = weight_memory.get<uint32_t>(split_words(p.bh4));
-  split_weights(p.bh4, weight);
-  const TileProjection tiles{weight, p.bh4.copies, p.bh4.blocks, p.bh4.block, hash.columns(), p.skip, p.bias};
+  uint32_t* weight = weight_memory.get<uint32_t>(split_words(p.bh4, parts));
+  split_weights(p.bh4, parts, weight);
+  const TileProjection tiles{weight, parts, p.bh4.copies, p.bh4.blocks, p.bh4.block, hash.columns(), p.skip, p.bias};
   const int64_t padded = p.bh4.padded(), lanes_ld = padded_columns(hash.columns());
   parallel_tasks((tokens + TILE_TOKENS - 1) / TILE_TOKENS, [&](int64_t task) {
     static thread_local Scratch memory, row_memory, lane_memory;
@@ -153,7 +153,7 @@ void hash_on_tiles(const Projection& p, const Hash& hash, const Input& x, int64_
     const int count = static_cast<int>(std::min<int64_t>(TILE_TOKENS, tokens - first));
     vf* lanes = lane_memory.get<vf>(TILE_TOKENS / VL * lanes_ld);
     const float* rows = x.rows(begin + first, count, padded, row_memory.get<float>(TILE_TOKENS * padded));
-    project_on_tiles(tiles, rows, x.bf16, count, memory.get<uint32_t>(tile_words(p.bh4)), lanes, lanes_ld);
+    project_on_tiles(tiles, rows, x.bf16, count, memory.get<uint32_t>(tile_words(p.bh4, parts)), lanes, lanes_ld);
     for (int t = 0; t < count; t += VL) out.put(hash, lanes + t / VL * lanes_ld, first + t);
   });
 }
@@ -251,7 +251,7 @@ std::tuple<Tensor, Tensor> split_projection(Tensor matrix) {
 Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor table, std::optional<Tensor> scales,
                   Tensor bias, double skip, int64_t size, int64_t num_probes, std::optional<Tensor> digits,
                   std::optional<Tensor> digit_scales) {
-  const bool bf16 = x.scalar_type() == ScalarType::BFloat16, dense = projection.dim() == 2;
+  const bool bf16 = x.scalar_type() == ScalarType::BFloat16, exact = table.scalar_type() == ScalarType::Float, dense = projection.dim() == 2;
   const auto x_type = bf16 ? ScalarType::BFloat16 : ScalarType::Float;
   check(x, "x", x_type, 2);
   const auto type = table.scalar_type();
@@ -308,7 +308,7 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
     by_digits.weight = data<int8_t>(*digits);
     by_digits.scales = data<float>(*digit_scales);
   }
-  Tensor y = empty(x, {M, d}, x_type);
+  Tensor y = empty_pooled<OutputPool>(x, {M, d}, x_type);
   on_huge_pages(y.data_ptr(), y.numel() * (bf16 ? 2 : 4));
   const Table rows{table.data_ptr(), type == ScalarType::Float ? Element::f32 : type == ScalarType::Char ? Element::s8
                    : Element::bf16, scales ? data<float>(*scales) : nullptr, S, d};
@@ -345,8 +345,8 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
       }
     } else if (tokens < VL) {
       hash_few(p, hash, input, begin, tokens, codes, scores, ld);
-    } else if (type != ScalarType::Float && tokens >= 2 * TILE_TOKENS && tiles_serve(p.bh4)) {
-      hash_on_tiles(p, hash, input, begin, tokens, out);
+    } else if (tokens >= (exact ? 1024 : 2 * TILE_TOKENS) && tiles_serve(p.bh4)) {  // splitting weights takes a while
+      hash_on_tiles(p, hash, input, begin, tokens, exact ? 3 : 2, out);
     } else {
       hash_many(p, hash, input, begin, tokens, out);
     }

@@ -8,9 +8,11 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <initializer_list>
+#include <vector>
 
 #include "gather.h"
 #include "hash.h"
+#include "huge.h"
 
 namespace lookupffn {
 
@@ -45,6 +47,18 @@ inline int checked_bits(int64_t rows, int64_t num_probes) {
 
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
   return torch::stable::new_empty(like, sizes, type);
+}
+
+// The same in memory of a pool, if it is large.
+template <class FROM>
+inline Tensor empty_pooled(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  int64_t bytes = type == ScalarType::BFloat16 ? 2 : 4;
+  for (int64_t size : sizes) bytes *= size;
+  if (bytes < LEAST_POOLED) return empty(like, sizes, type);
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size() - 1; i > 0; i--) strides[i - 1] = strides[i] * sizes.begin()[i];
+  return torch::stable::from_blob(FROM::take(bytes), {sizes.begin(), sizes.size()}, {strides.data(), strides.size()},
+                                  like.device(), type, &FROM::give_back);
 }
 
 template <class T>

@@ -61,14 +61,6 @@ void hash_tokens_backward(const float* z, const Reads& reads, int bits, const fl
   });
 }
 
-Tensor table_like(const Tensor& like, int64_t tables, int64_t rows, int64_t columns) {
-  const int64_t bytes = tables * rows * columns * static_cast<int64_t>(sizeof(float));
-  if (bytes < Pool::SMALLEST) return empty(like, {tables, rows, columns}, F32);
-  const int64_t sizes[] = {tables, rows, columns}, strides[] = {rows * columns, columns, 1};
-  return torch::stable::from_blob(Pool::instance().take(bytes), {sizes, 3}, {strides, 3}, like.device(), F32,
-                                  &Pool::give_back);
-}
-
 struct Sizes {
   int64_t tokens, tables, rows, columns;
   int bits, probes;
@@ -114,7 +106,7 @@ std::tuple<Tensor, Tensor> lookup_backward(Tensor grad_y, Tensor z, Tensor table
   const Reads reads{code, data<float>(scores), ld, s.tokens, s.tables, s.probes};
   const float* grad = data<float>(grad_y);
   Tensor grad_z = empty(z, {need_z ? s.tokens : 0, s.tables * s.bits}, F32);
-  Tensor grad_table = table_like(z, need_table ? s.tables : 0, s.rows, s.columns);
+  Tensor grad_table = empty_pooled<GradientPool>(z, {need_table ? s.tables : 0, s.rows, s.columns}, F32);
   if (need_z) {
     static thread_local Scratch scratch;
     const int64_t grad_ld = padded_columns(s.tables * s.probes);
