@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lookupffn import build_ffn
 from lookupffn.ops import lookup
+from lookupffn.ops.cpu.folding import fold
 from lookupffn.ops.hash import nearest_codes
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -121,6 +122,31 @@ def test_few_tokens_hang_on_rounding():
     differ = (y - expected).norm(dim=1) > 1e-5 * expected.norm(dim=1)
     assert not (differ & far).any()
     assert (~far).sum() < 40  # of 4,000 tokens with 512 hash inputs each
+
+
+@pytest.mark.parametrize("block_size", [32, 64, 128])
+@pytest.mark.parametrize("hidden_size", [250, 1000])
+def test_bh4_as_it_stands(hidden_size, block_size):
+    """Without the projection multiplied out, which would be used for some of these."""
+    options = {"hidden_size": hidden_size, "num_tables": 40, "table_size": 64, "block_size": block_size}
+    ffn, double = module_and_double(options)
+    x = torch.randn(1040, hidden_size)
+    weight, alpha = ffn.projection, ffn.options.alpha
+    with torch.no_grad():
+        y = torch.ops.lookupffn.lookup_ffn(
+            x,
+            fold(weight, alpha),
+            ffn.projection_bias,
+            ffn.table,
+            None,
+            ffn.bias,
+            1 - alpha,
+            weight.shape[2] * weight.shape[3],
+            ffn.options.num_probes,
+        )
+        expected, z = double(x.double()), double.hash_inputs(x.double())
+    far = decided(z, ffn.options.num_probes)
+    assert far.sum() > 500 and relative_error(y[far], expected[far]) < 1e-5
 
 
 @settings(max_examples=30)

@@ -251,10 +251,11 @@ std::tuple<Tensor, Tensor> split_projection(Tensor matrix) {
 Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor table, std::optional<Tensor> scales,
                   Tensor bias, double skip, int64_t size, int64_t num_probes, std::optional<Tensor> digits,
                   std::optional<Tensor> digit_scales) {
-  const bool bf16 = x.scalar_type() == ScalarType::BFloat16, exact = table.scalar_type() == ScalarType::Float, dense = projection.dim() == 2;
+  const bool bf16 = x.scalar_type() == ScalarType::BFloat16, dense = projection.dim() == 2;
   const auto x_type = bf16 ? ScalarType::BFloat16 : ScalarType::Float;
   check(x, "x", x_type, 2);
   const auto type = table.scalar_type();
+  const bool exact = type == ScalarType::Float;
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Char,
                   "table must be float32, bfloat16 or int8");
   check(table, "table", type, 3);
