@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -35,6 +36,7 @@ _GREY = "#999999"
 _SPREAD = "standard deviation over seeds"
 # with more points than this they get numbers and a key
 _MOST_NAMED = 12
+_KEY_CHARACTERS = 64  # a line
 # perplexities up to this many times the worst final one are drawn on the way down
 _WORST_SHOWN = 3
 # svg.hashsalt: the same input gives the same file
@@ -107,7 +109,7 @@ def _trade(
     # no feed-forward costs nothing, which a log axis does not have: it is a line across
     points = [row for row in rows if row.ffn != "none" and cost(row) > 0]
     numbered = len(points) > _MOST_NAMED
-    figure, axes = _axes(comparison, 12.5 if numbered else 10, 6.6)
+    figure, axes = _axes(comparison, 10, 6.6)
     handles, lines = [], []
     for ffn in sorted({row.ffn for row in points}):
         colour, marker = looks[ffn]
@@ -155,15 +157,21 @@ def _trade(
 
 
 def _key(figure: Figure, rows: Sequence[Row], looks: Mapping[str, Style]) -> None:
-    """What the numbers beside points mean; they are those of the table."""
+    """What the numbers in a plot mean; they are those of the table. The figure grows by what the key takes."""
     handles = [
-        Line2D([], [], color=looks[r.ffn][0], marker=looks[r.ffn][1], linestyle="none", label=f"{r.number}  {r.label}")
+        Line2D(
+            [], [], color=looks[r.ffn][0], marker=looks[r.ffn][1], linestyle="none",
+            label=fill(f"{r.number}  {r.label}", _KEY_CHARACTERS, subsequent_indent="    "),
+        )
         for r in rows
-    ]
-    figure.legend(
+    ]  # fmt: skip
+    legend = figure.legend(
         handles=handles, loc="outside right upper", frameon=False, fontsize=SIZE, title="numbers as in table.md",
         title_fontsize=SIZE, alignment="left", handletextpad=0.2, labelspacing=0.45, markerscale=0.8,
     )  # fmt: skip
+    size = legend.get_window_extent(figure.canvas.get_renderer())
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + size.width / figure.dpi, max(height, size.height / figure.dpi + 0.5))
 
 
 def _extent(row: Row) -> tuple[float, float]:
@@ -177,7 +185,7 @@ def _training_flops(comparison: Comparison, looks: Mapping[str, Style]) -> Figur
     if not curves:
         return None
     numbered = len(curves) > _MOST_NAMED
-    figure, axes = _axes(comparison, 12.5 if numbered else 11, 6.6)
+    figure, axes = _axes(comparison, 10 if numbered else 11, 6.6)
     ends = _lines(axes, curves, looks)
     # the way down from the plateau is the same for all and would take most of the plot
     highest = _WORST_SHOWN * max(curve.mean[-1] for curve in curves)
@@ -205,6 +213,7 @@ def _loss(comparison: Comparison, looks: Mapping[str, Style]) -> Figure | None:
     curves = _curves(comparison, lambda point: point.tokens, lambda loss: loss)
     if not curves:
         return None
+    numbered = len(curves) > _MOST_NAMED
     figure, whole, late = _two_axes(comparison)
     _lines(whole, curves, looks)
     handles = _plateau(whole, comparison, curves, looks)
@@ -218,6 +227,9 @@ def _loss(comparison: Comparison, looks: Mapping[str, Style]) -> Figure | None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set(xlabel="tokens trained on")
     _legend(figure, [*handles, *_band(curves)])
+    if numbered:
+        _key(figure, [curve.row for curve in curves], looks)
+        ends = [replace(end, text=str(curve.row.number)) for end, curve in zip(ends, curves, strict=True)]
     figure.draw_without_rendering()
     at_ends(figure, late, ends)
     return figure
