@@ -84,7 +84,7 @@ inline int64_t tables_per_slice(int64_t rows, int64_t tables) {
 template <int C, class E>
 inline void pack_slice(const E* data, const float* scales, int64_t columns, int64_t first, int64_t count, int64_t c0,
                        float* slice) {
-  constexpr int AHEAD = 24;  // rows between a prefetch and its use
+  constexpr int AHEAD = 64;  // rows between a prefetch and its use
   const int64_t width = std::min<int64_t>(C, columns - c0);
   const E* from = data + first * columns + c0;
   for (int64_t row = 0; row < count; row++, from += columns, slice += C) {
