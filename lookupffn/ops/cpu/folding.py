@@ -18,6 +18,7 @@ from lookupffn.ops.bh4 import bh4
 from lookupffn.ops.hadamard import hadamard_transform
 
 _SMALLEST_BLOCK = 16  # a vector of AVX-512
+_ROWS = 64
 _SPEED_OF_TILES = 3  # products of a multiplied-out matrix in the time of one of BH4's
 
 
@@ -64,10 +65,16 @@ def multiplied_out(projection: Tensor, alpha: float, d: int, columns: int) -> Te
     """
     if projection.dim() == 2:
         return projection.float()
-    unit = torch.eye(d, dtype=torch.float64)
-    mixed = alpha * bh4(unit, projection.double())
-    skip = torch.nn.functional.pad(unit, (0, mixed.shape[1] // projection.shape[0] - d)).repeat(1, projection.shape[0])
-    return (mixed + (1 - alpha) * skip)[:, :columns].t().float().contiguous()
+    copies = projection.shape[0]
+    matrix = torch.empty(columns, d)
+    weight = projection.double()
+    for first in range(0, d, _ROWS):  # a few at a time: float64 copies of all of it would be most of a call's memory
+        unit = torch.eye(min(_ROWS, d - first), d - first, dtype=torch.float64)
+        unit = torch.nn.functional.pad(unit, (first, 0))
+        mixed = alpha * bh4(unit, weight)
+        skip = torch.nn.functional.pad(unit, (0, mixed.shape[1] // copies - d)).repeat(1, copies)
+        matrix[:, first : first + _ROWS] = (mixed + (1 - alpha) * skip)[:, :columns].t()
+    return matrix
 
 
 class FoldedProjection:
