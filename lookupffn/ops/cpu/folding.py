@@ -9,6 +9,7 @@ Dimensions: r copies, D padded size, b block size, G = D / b; B, the block size 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -66,10 +67,11 @@ def multiplied_out(projection: Tensor, alpha: float, d: int, columns: int) -> Te
     if projection.dim() == 2:
         return projection.float()
     copies = projection.shape[0]
-    matrix = torch.empty(columns, d)
+    device = projection.device
+    matrix = torch.empty(columns, d, dtype=torch.float32, device=device)
     weight = projection.double()
     for first in range(0, d, _ROWS):  # a few at a time: float64 copies of all of it would be most of a call's memory
-        unit = torch.eye(min(_ROWS, d - first), d - first, dtype=torch.float64)
+        unit = torch.eye(min(_ROWS, d - first), d - first, dtype=torch.float64, device=device)
         unit = torch.nn.functional.pad(unit, (first, 0))
         mixed = alpha * bh4(unit, weight)
         skip = torch.nn.functional.pad(unit, (0, mixed.shape[1] // copies - d)).repeat(1, copies)
@@ -91,8 +93,8 @@ class FoldedProjection:
     def __deepcopy__(self, memo: dict) -> FoldedProjection:
         return FoldedProjection()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_kept": {}}
+    def __reduce__(self) -> tuple:
+        return FoldedProjection, ()
 
     def clear(self) -> None:
         """Forget the prepared forms."""
@@ -102,7 +104,7 @@ class FoldedProjection:
         """``fold(weight, alpha)``, from the cache if the weight is the same as last time. No gradient."""
         if _has_no_version(weight):
             return fold(weight.detach(), alpha)
-        return self._keep("folded", weight, alpha, lambda: fold(weight.detach(), alpha))
+        return self._keep("folded", weight, (alpha,), lambda: fold(weight.detach(), alpha))
 
     def digits(self, projection: Tensor, alpha: float, d: int, columns: int) -> tuple[Tensor, Tensor] | None:
         """The multiplied-out projection for the CPU's int8 matrix tiles; None where something else is faster.
@@ -117,7 +119,7 @@ class FoldedProjection:
             Digits and scales, as kernels/projection_digits.h has them.
         """
         # splitting takes as long as a call of hundreds of tokens: not without a cache
-        if _has_no_version(projection) or d * columns > _most_multiplied_out(projection):
+        if _has_no_version(projection) or d * columns > _most_multiplied_out(projection) or not _has_tiles():
             return None
 
         def split() -> tuple[Tensor, Tensor] | None:
@@ -126,10 +128,10 @@ class FoldedProjection:
             )
             return (digits, scales) if digits.numel() else None
 
-        return self._keep("digits", projection, alpha, split)
+        return self._keep("digits", projection, (alpha, d, columns), split)
 
-    def _keep(self, form: str, weight: Tensor, alpha: float, make: Callable[[], Any]) -> Any:
-        key = (weight.data_ptr(), weight._version, alpha, weight.dtype, weight.shape)
+    def _keep(self, form: str, weight: Tensor, settings: tuple, make: Callable[[], Any]) -> Any:
+        key = (weight.data_ptr(), weight._version, weight.dtype, weight.shape, settings)
         kept = self._kept.get(form)
         if kept is None or kept[0] != key:
             # an inference tensor could not be used outside of inference mode later
@@ -140,6 +142,12 @@ class FoldedProjection:
 
 def _has_no_version(weight: Tensor) -> bool:
     return torch.compiler.is_compiling() or weight.is_inference()
+
+
+@cache
+def _has_tiles() -> bool:
+    matrix = torch.zeros(1, 1, dtype=torch.float32, device="cpu")
+    return torch.ops.lookupffn.split_projection(matrix)[0].numel() > 0
 
 
 def _most_multiplied_out(projection: Tensor) -> int:

@@ -181,7 +181,8 @@ def lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> Tensor:
         folded, projection_bias = _as(projection, x_Md.dtype), _as(projection_bias, x_Md.dtype)
     tokens, d = x_Md.shape
     digits = None
-    if tokens >= _LEAST_FOR_DIGITS:
+    # a compiled graph should hold for any number of tokens; other tables are served by other kernels
+    if not torch.compiler.is_compiling() and tokens >= _LEAST_FOR_DIGITS and weights.table.dtype is torch.float32:
         digits = weights.folded.digits(projection, weights.alpha, d, projection_bias.shape[0])
     return torch.ops.lookupffn.lookup_ffn.default(
         x_Md.contiguous(),

@@ -84,9 +84,14 @@ def test_gradients_accumulate_and_memory_is_not_shared():
     assert torch.equal(first, kept) and not torch.equal(first, second)
 
 
+def lookup_ffn_of_64():
+    """One whose projection is multiplied out for many tokens, where the machine has tiles for it."""
+    return build_ffn("lookup", hidden_size=64, block_size=16)
+
+
 @pytest.mark.parametrize("M", [3, 100])
 def test_folded_weights_follow_the_parameter(M):
-    ffn = build_ffn("lookup", hidden_size=64).eval()
+    ffn = lookup_ffn_of_64().eval()
     x = torch.randn(M, 64)
     with torch.no_grad():
         before = ffn(x)
@@ -96,8 +101,8 @@ def test_folded_weights_follow_the_parameter(M):
         ffn.projection[:, 0].mul_(-1)
         assert torch.equal(ffn(x), before)
         assert torch.equal(copy.deepcopy(ffn)(x), before)
-        ffn.load_state_dict(build_ffn("lookup", hidden_size=64).state_dict())
-        fresh = build_ffn("lookup", hidden_size=64)
+        ffn.load_state_dict(lookup_ffn_of_64().state_dict())
+        fresh = lookup_ffn_of_64()
         fresh.load_state_dict(ffn.state_dict())
         assert torch.equal(ffn(x), fresh(x))
     with torch.inference_mode():
@@ -106,11 +111,11 @@ def test_folded_weights_follow_the_parameter(M):
     ffn(x).sum().backward()
 
 
-@pytest.mark.parametrize("M", [5, 100])  # with 100 the projection may be multiplied out
+@pytest.mark.parametrize("M", [5, 100])
 @pytest.mark.parametrize("switch", [False, True])
 def test_folded_weights_follow_a_fused_optimizer(switch, M):
     # its writes do not raise the parameters' version
-    ffn = build_ffn("lookup", hidden_size=64)
+    ffn = lookup_ffn_of_64()
     optimizer = torch.optim.AdamW(ffn.parameters(), lr=0.1, fused=True)
     x = torch.randn(M, 64)
     for _ in range(3):
@@ -189,6 +194,29 @@ def test_multiplied_out(projection, d):
     matrix = multiplied_out(ffn.projection.detach(), ffn.options.alpha, d, 160)
     z = x @ matrix.T.double() + ffn.projection_bias
     assert torch.allclose(z.view(7, 40, 4), ffn.hash_inputs(x), atol=1e-5)
+
+
+def test_multiplied_out_whatever_the_default_type():
+    ffn = lookup_ffn_of_64().eval()
+    x = torch.randn(100, 64)
+    with torch.no_grad():
+        expected = ffn(x)
+        ffn._folded.clear()
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert torch.equal(ffn(x), expected)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_export_for_any_number_of_tokens():
+    ffn = lookup_ffn_of_64().eval()
+    shapes = ({0: torch.export.Dim("tokens", min=2, max=8192)},)
+    with torch.no_grad():
+        exported = torch.export.export(ffn, (torch.randn(200, 64),), dynamic_shapes=shapes).module()
+        for tokens in (7, 200):
+            x = torch.randn(tokens, 64)
+            assert torch.allclose(exported(x), ffn(x), atol=1e-5)
 
 
 def test_codes_out_of_range_are_refused():

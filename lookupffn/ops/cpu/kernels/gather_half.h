@@ -1,8 +1,8 @@
 // The gather of bfloat16 and int8 tables in float16 arithmetic (AVX512-FP16), for calls of many tokens.
 //
 // float16 holds 11 bits: more than a row's own rounding (bfloat16 has 8, int8 7), in half of float32's space. Its small
-// range is met by powers of two: of each slice of tables, and of each token's scores. The sums of a slice are added to
-// those of the slices before in float32, so that their error hardly grows with the number of tables.
+// range is met by powers of two: of each slice of tables, and of each token's scores. The sums of a slice are added in
+// float32 to those of the slices before, which wait in float16: rounding them costs 2^-12 a slice.
 #pragma once
 
 #include "simd.h"

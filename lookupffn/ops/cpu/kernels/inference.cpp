@@ -161,9 +161,11 @@ void hash_on_tiles(const Projection& p, const Hash& hash, const Input& x, int64_
 // The same by the projection multiplied out. A panel of 16 tables is whole strips of columns, whatever the bits.
 void hash_by_digits(const DigitProjection& p, const Hash& hash, const Input& x, int64_t begin, int64_t tokens,
                     const Output& out) {
-  constexpr int64_t BLOCK = 512, PANEL = 16;  // digits of a block of tokens stay in the second-level cache
+  constexpr int64_t LARGEST = 512, PANEL = 16;  // digits of a block of tokens stay in the second-level cache
   static thread_local Scratch shared_memory;
-  const int64_t panels = (hash.tables + PANEL - 1) / PANEL, blocks = (tokens + BLOCK - 1) / BLOCK;
+  const int64_t share = (tokens + num_threads() - 1) / num_threads();
+  const int64_t block = std::clamp<int64_t>((share + SUBTILE - 1) / SUBTILE * SUBTILE, 4 * SUBTILE, LARGEST);
+  const int64_t panels = (hash.tables + PANEL - 1) / PANEL;
   const int64_t subtile_bytes = token_digits(p.depth), row_bytes = p.depth * (x.bf16 ? 2 : 4);
   const auto split = [&](int64_t t, int8_t* digits, float* scales) {
     const char* rows = static_cast<const char*>(x.data) + (begin + t) * row_bytes;
@@ -180,19 +182,19 @@ void hash_by_digits(const DigitProjection& p, const Hash& hash, const Input& x, 
       hash_across_tokens(z, tables, hash.bits, hash.probes, out.codes + at + s * SUBTILE,
                          out.scores + at + s * SUBTILE, out.ld);
   };
-  if (blocks == 1) {  // every thread all tokens, so that each reads only a part of the weights
+  if (tokens <= LARGEST) {  // every thread all tokens, so that each reads only a part of the weights
     const int64_t subtiles = (tokens + SUBTILE - 1) / SUBTILE;
     int8_t* digits = shared_memory.get<int8_t>(subtiles * subtile_bytes);
-    float scales[BLOCK];
+    float scales[LARGEST];
     parallel_tasks(subtiles, [&](int64_t s) { split(s * SUBTILE, digits + s * subtile_bytes, scales + s * SUBTILE); });
     parallel_tasks(panels, [&](int64_t panel) { hash_panel(panel, 0, subtiles, digits, scales); });
     return;
   }
-  parallel_tasks(blocks, [&](int64_t block) {
+  parallel_tasks((tokens + block - 1) / block, [&](int64_t task) {
     static thread_local Scratch memory;
-    const int64_t first = block * BLOCK, subtiles = (std::min(BLOCK, tokens - first) + SUBTILE - 1) / SUBTILE;
+    const int64_t first = task * block, subtiles = (std::min(block, tokens - first) + SUBTILE - 1) / SUBTILE;
     int8_t* digits = memory.get<int8_t>(subtiles * subtile_bytes);
-    float scales[BLOCK];
+    float scales[LARGEST];
     for (int64_t s = 0; s < subtiles; s++) split(first + s * SUBTILE, digits + s * subtile_bytes, scales + s * SUBTILE);
     for (int64_t panel = 0; panel < panels; panel++) hash_panel(panel, first, subtiles, digits, scales);
   });

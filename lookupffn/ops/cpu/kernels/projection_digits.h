@@ -3,7 +3,9 @@
 // BH4 is linear: its four factors and the mix with x are one dense matrix. That has more FLOPs than the factors, but the
 // tiles do them ten times faster than vectors. A code is the sign of a hash input, so what is needed is float32's
 // accuracy: every number becomes a 24-bit integer, relative to the largest of its token or column, of three digits of 8
-// bits, and of the nine products of digits all but the smallest are formed, exactly.
+// bits, and of the nine products of digits all but the smallest are formed, exactly. The error of z is 2^-24 or so of the
+// largest of the token times the largest of the column: float32's, unless a number that dwarfs the rest of its token meets
+// weights that are nearly zero.
 #pragma once
 
 #include "simd.h"
