@@ -104,3 +104,23 @@ def bh4(x_Md: Tensor, weight: Tensor) -> Tensor:
     if x_Md.dim() != 2 or x_Md.shape[1] > G * b:
         raise ValueError(f"BH4 of size {G * b} takes [tokens, at most {G * b}], not {list(x_Md.shape)}")
     return _BH4.apply(x_Md, fold_within_block(weight))
+
+
+def bh4_mix(x_Md: Tensor, weight: Tensor, alpha: float, columns: int) -> Tensor:
+    """alpha * BH4(x) + (1 - alpha) * x, x repeated for each copy.
+
+    Args:
+        x_Md: [M, d].
+        weight: [r, 4, G, b, b].
+        alpha: weight of BH4(x).
+        columns: how many of the r * D results are wanted.
+
+    Returns:
+        [M, columns].
+    """
+    copies = weight.shape[0]
+    mixed = alpha * bh4(x_Md, weight)
+    if alpha != 1:
+        padded = torch.nn.functional.pad(x_Md, (0, mixed.shape[1] // copies - x_Md.shape[1]))
+        mixed = mixed + ((1 - alpha) * padded).repeat(1, copies)
+    return mixed[:, :columns]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lookupffn.ops import cpu
 from lookupffn.ops.backend import register, select
-from lookupffn.ops.bh4 import bh4
+from lookupffn.ops.bh4 import bh4_mix
 from lookupffn.ops.lookup import lookup
 
 
@@ -46,12 +46,7 @@ class LookupWeights:
 
 @register("bh4_mix", "reference")
 def _bh4_mix(x_Md: Tensor, projection: Tensor, bias: Tensor, alpha: float) -> Tensor:
-    copies, columns = projection.shape[0], bias.shape[0]
-    mixed = alpha * bh4(x_Md, projection)
-    if alpha != 1:
-        padded = torch.nn.functional.pad(x_Md, (0, mixed.shape[1] // copies - x_Md.shape[1]))
-        mixed = mixed + ((1 - alpha) * padded).repeat(1, copies)
-    return mixed[:, :columns] + bias
+    return bh4_mix(x_Md, projection, alpha, bias.shape[0]) + bias
 
 
 register("bh4_mix", "cpu", serves=cpu.serves_bh4_mix)(cpu.bh4_mix)

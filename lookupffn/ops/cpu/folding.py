@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookupffn.ops.bh4 import bh4
+from lookupffn.ops.bh4 import bh4_mix
 from lookupffn.ops.hadamard import hadamard_transform
 
 _SMALLEST_BLOCK = 16  # a vector of AVX-512
@@ -66,16 +66,13 @@ def multiplied_out(projection: Tensor, alpha: float, d: int, columns: int) -> Te
     """
     if projection.dim() == 2:
         return projection.float()
-    copies = projection.shape[0]
     device = projection.device
     matrix = torch.empty(columns, d, dtype=torch.float32, device=device)
     weight = projection.double()
     for first in range(0, d, _ROWS):  # a few at a time: float64 copies of all of it would be most of a call's memory
         unit = torch.eye(min(_ROWS, d - first), d - first, dtype=torch.float64, device=device)
         unit = torch.nn.functional.pad(unit, (first, 0))
-        mixed = alpha * bh4(unit, weight)
-        skip = torch.nn.functional.pad(unit, (0, mixed.shape[1] // copies - d)).repeat(1, copies)
-        matrix[:, first : first + _ROWS] = (mixed + (1 - alpha) * skip)[:, :columns].t()
+        matrix[:, first : first + _ROWS] = bh4_mix(unit, weight, alpha, columns).t()
     return matrix
 
 
@@ -109,11 +106,7 @@ class FoldedProjection:
     def digits(self, projection: Tensor, alpha: float, d: int, columns: int) -> tuple[Tensor, Tensor] | None:
         """The multiplied-out projection for the CPU's int8 matrix tiles; None where something else is faster.
 
-        Args:
-            projection: [r, 4, G, b, b], or dense [columns, d].
-            alpha: weight of BH4(x) in the mix with x.
-            d: hidden size.
-            columns: T * tau.
+        Arguments are those of ``multiplied_out``.
 
         Returns:
             Digits and scales, as kernels/projection_digits.h has them.

@@ -6,11 +6,9 @@
 
 #include "hash.h"
 #include "parallel.h"
+#include "tiles.h"
 
 #if defined(__AVX512F__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
-
-#include <sys/syscall.h>
-#include <unistd.h>
 
 namespace lookupffn {
 namespace {
@@ -19,19 +17,6 @@ constexpr int SUBTILES = TILE_TOKENS / VL;
 constexpr int64_t WORDS = 256;  // of a tile: 16 rows of 64 bytes
 
 static_assert(VL == 16);
-
-// The system grants the 8 KB of tile state a thread once, to the process.
-bool permitted() {
-  constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
-  return granted;
-}
-
-struct alignas(64) TileShapes {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 
 // Two columns, a token a lane, as one word a part, the even column in the lower half.
 template <int PARTS>
@@ -239,7 +224,7 @@ void project(const TileProjection& p, const float* x, bool exact, int tokens, ui
 
 }  // namespace
 
-bool tiles_serve(const Bh4& p) { return p.block >= 32 && p.blocks >= 2 && permitted(); }
+bool tiles_serve(const Bh4& p) { return p.block >= 32 && p.blocks >= 2 && tiles_permitted(); }
 
 int64_t split_words(const Bh4& p, int parts) { return p.copies * 4 * p.padded() * p.block / 2 * parts; }
 

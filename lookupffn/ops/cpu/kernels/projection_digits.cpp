@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__linux__)
+#include "tiles.h"
 
-#include <sys/syscall.h>
-#include <unistd.h>
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__linux__)
 
 namespace lookupffn {
 namespace {
@@ -21,12 +20,6 @@ constexpr float SMALLEST_SCALE = 1e-37f;  // its inverse is finite
 static_assert(VL == 16);
 
 int64_t depth_tiles(int64_t depth) { return (depth + DEPTH - 1) / DEPTH; }
-
-struct alignas(64) TileShapes {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 
 // Three digits of each number, highest first, in the three low bytes of a word.
 inline __m512i digits_of(__m512 number) {
@@ -100,11 +93,7 @@ inline void multiply(const int8_t* w, const int8_t* x, int64_t k_tiles, int32_t*
 
 }  // namespace
 
-bool digits_serve() {
-  constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
-  return granted;
-}
+bool digits_serve() { return tiles_permitted(); }
 
 int64_t weight_digits(int64_t columns, int64_t depth) {
   return (columns + STRIP - 1) / STRIP * depth_tiles(depth) * DIGITS * TILE_BYTES;

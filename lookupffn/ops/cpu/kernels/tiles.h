@@ -1,0 +1,29 @@
+// The matrix tiles (AMX) of the CPU: whether this process may use them, and their shape.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AMX_TILE__) && defined(__linux__)
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace lookupffn {
+
+// The system grants the 8 KB of tile state a thread once, to the process.
+inline bool tiles_permitted() {
+  constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+  return granted;
+}
+
+// For _tile_loadconfig: all eight tiles of 16 rows of 64 bytes.
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+}  // namespace lookupffn
+
+#endif
