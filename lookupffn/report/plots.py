@@ -174,6 +174,11 @@ def _key(figure: Figure, rows: Sequence[Row], looks: Mapping[str, Style]) -> Non
     figure.set_size_inches(width + size.width / figure.dpi, max(height, size.height / figure.dpi + 0.5))
 
 
+def _numbers(ends: Sequence[Label], curves: Sequence[Curve]) -> list[Label]:
+    """The labels with the numbers of the key for texts."""
+    return [replace(end, text=str(curve.row.number)) for end, curve in zip(ends, curves, strict=True)]
+
+
 def _extent(row: Row) -> tuple[float, float]:
     error = row.perplexity.std or 0.0
     return row.perplexity.mean - error, row.perplexity.mean + error
@@ -201,8 +206,7 @@ def _training_flops(comparison: Comparison, looks: Mapping[str, Style]) -> Figur
         _key(figure, [curve.row for curve in curves], looks)
     figure.draw_without_rendering()
     if numbered:
-        numbers = [replace(end, text=str(curve.row.number)) for end, curve in zip(ends, curves, strict=True)]
-        beside_points(figure, axes, numbers, axes.get_lines())
+        beside_points(figure, axes, _numbers(ends, curves), axes.get_lines())
     else:
         at_ends(figure, axes, ends)
     return figure
@@ -229,7 +233,7 @@ def _loss(comparison: Comparison, looks: Mapping[str, Style]) -> Figure | None:
     _legend(figure, [*handles, *_band(curves)])
     if numbered:
         _key(figure, [curve.row for curve in curves], looks)
-        ends = [replace(end, text=str(curve.row.number)) for end, curve in zip(ends, curves, strict=True)]
+        ends = _numbers(ends, curves)
     figure.draw_without_rendering()
     at_ends(figure, late, ends)
     return figure
