@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from lookupffn.launch import run_main
+from lookupffn.cli.launch import run_main
 
 
 def main(cfg: DictConfig) -> None:

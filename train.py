@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from lookupffn.launch import run_main, sweep_member
+from lookupffn.cli.launch import run_main, sweep_member
 
 
 def main(cfg: DictConfig) -> tuple[float, float] | None:

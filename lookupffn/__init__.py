@@ -1,8 +1,8 @@
 """LookupFFN: RoBERTa pretraining with a choice of feed-forward, table lookup or matrix product."""
 
 from lookupffn.errors import UserError
-from lookupffn.ffn import build_ffn
-from lookupffn.model import (
+from lookupffn.layers import build_ffn
+from lookupffn.models import (
     LookupRobertaConfig,
     LookupRobertaForMaskedLM,
     LookupRobertaForSequenceClassification,

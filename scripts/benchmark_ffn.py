@@ -26,9 +26,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, LookupRobertaModel, UserError, build_ffn
+from lookupffn.cli.launch import EXIT_USER_ERROR, report_failure
 from lookupffn.evaluation.latency import medians, runner
-from lookupffn.ffn import ffn_names
-from lookupffn.launch import EXIT_USER_ERROR, report_failure
+from lookupffn.layers import ffn_names
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import UserError
-from lookupffn.launch import EXIT_USER_ERROR, report_failure
+from lookupffn.cli.launch import EXIT_USER_ERROR, report_failure
 from lookupffn.report.compare import SORTS, compare_runs
 
 

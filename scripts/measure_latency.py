@@ -27,16 +27,16 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import UserError, build_ffn
+from lookupffn.cli.launch import EXIT_USER_ERROR, configure_logging, report_failure
 from lookupffn.data import prepare_data
-from lookupffn.data.cache import write_atomically
 from lookupffn.evaluation.latency import layers_runner, medians, module_inputs
-from lookupffn.launch import EXIT_USER_ERROR, configure_logging, report_failure
 from lookupffn.report.latency import identity
 from lookupffn.report.runs import Run, find_runs
-from lookupffn.training.run_folder import MODEL
+from lookupffn.runs.folder import MODEL
+from lookupffn.runs.source import find_model, load_model, load_tokenizer
+from lookupffn.runs.summary import surroundings
+from lookupffn.storage import write_atomically
 from lookupffn.training.setup import cache_folder
-from lookupffn.training.source import find_model, load_model, load_tokenizer
-from lookupffn.training.summary import surroundings
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from lookupffn.ffn import build_ffn, ffn_names, resolve_options
-from lookupffn.launch import CONFIG_DIR
-from lookupffn.training.settings import evaluation_settings, optimizer_settings, training_settings
+from lookupffn.cli.launch import CONFIG_DIR
+from lookupffn.config.sections import evaluation_settings, optimizer_settings, training_settings
+from lookupffn.layers import build_ffn, ffn_names, resolve_options
 from lookupffn.training.tracking import check_tracker
 from tests.training.tiny import compose
 

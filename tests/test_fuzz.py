@@ -19,17 +19,17 @@ import pyarrow.parquet
 import pytest
 from omegaconf import OmegaConf
 
-from lookupffn.data import cache
+from lookupffn import storage
 from lookupffn.data.corpus.text import read_documents
 from lookupffn.data.packing import PackedTokens
 from lookupffn.errors import UserError
 from lookupffn.report.runs import read_run
-from lookupffn.training.checkpoint import load_state, verify_checkpoint
+from lookupffn.runs.checkpoint import load_state, verify_checkpoint
+from lookupffn.runs.folder import read_config
+from lookupffn.runs.metrics import read_metrics
+from lookupffn.runs.source import find_model, load_model, load_model_config, load_tokenizer
 from lookupffn.training.checks import check_config
-from lookupffn.training.metrics import read_metrics
-from lookupffn.training.run_folder import read_config
 from lookupffn.training.setup import resolve
-from lookupffn.training.source import find_model, load_model, load_model_config, load_tokenizer
 from tests.training.tiny import compose, workspace
 
 # no reader of a small file takes longer, on a machine that is busy with other things too
@@ -185,10 +185,10 @@ def test_cache_entries(tmp_path: Path):
         (folder / "tokens.bin").write_bytes(bytes(128))
         (folder / "index.json").write_text(json.dumps(index))
 
-    cache.ensure_entry(entry, build, what="a thing")
+    storage.ensure_entry(entry, build, what="a thing")
     before = listing(tmp_path)
     found = []
-    survive(150, "manifest", bends(entry / cache.MANIFEST), lambda: found.append(cache.damage(entry)))
+    survive(150, "manifest", bends(entry / storage.MANIFEST), lambda: found.append(storage.damage(entry)))
     assert sum(problem is not None for problem in found) > 100
     assert survive(150, "index", bends(entry / "index.json"), lambda: PackedTokens(entry, 16)) > 50
     assert listing(tmp_path) == before

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lookupffn.data.options import share
+from lookupffn.config.numbers import share
 from lookupffn.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

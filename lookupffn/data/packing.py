@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from lookupffn.data import cache
+from lookupffn import storage
 from lookupffn.data.parallel import ordered_map
 from lookupffn.errors import UserError
 
@@ -210,7 +210,7 @@ def write_tokens(
                 bar.update(size)
                 if unsaved >= _JOURNAL_CHARACTERS:
                     file.flush()
-                    cache.write_atomically(journal, json.dumps(done))
+                    storage.write_atomically(journal, json.dumps(done))
                     unsaved = 0
     if not done["documents"]:
         raise UserError(f"the {what} is empty: it holds no text; give more documents")

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lookupffn.data import cache, packing
+from lookupffn import storage
+from lookupffn.data import packing
 from lookupffn.data.corpus import SPLITS, Corpus, open_corpus
 from lookupffn.data.masking import masked_count
 from lookupffn.data.packing import PackedTokens
@@ -52,7 +53,7 @@ def _pack(
     corpus: Corpus, split: str, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, cache_dir: Path, processes: int
 ) -> Path:
     """The cache entry with the tokens of a split, prepared if it is not there."""
-    key = cache.fingerprint(version=packing.VERSION, source=corpus.fingerprint(split), tokenizer=tokenizer_key)
+    key = storage.fingerprint(version=packing.VERSION, source=corpus.fingerprint(split), tokenizer=tokenizer_key)
     entry = cache_dir / "tokens" / key
     what = f"{split} split of data={corpus.name}"
     ids = special_ids(tokenizer)
@@ -70,7 +71,7 @@ def _pack(
             characters=corpus.characters(split),
         )
 
-    if not cache.ensure_entry(entry, build, what=f"the {what}", kept_after=(KeyboardInterrupt,)):
+    if not storage.ensure_entry(entry, build, what=f"the {what}", kept_after=(KeyboardInterrupt,)):
         logger.info("%s found in the cache, preparation skipped", what)
     return entry
 
@@ -138,10 +139,12 @@ def _prepare(
             counts[[i for i in special_ids(made).all if i < len(counts)]] = 0
         logger.info("%s: %d sequences of %d tokens", split, len(packed[split]), length)
 
-    tokens = cache.read_manifest(packed["validation"].entry)[packing.TOKENS]["sha256"]
+    tokens = storage.read_manifest(packed["validation"].entry)[packing.TOKENS]["sha256"]
     common = {"tokenizer": tokenizer_key, "sequence_length": length}
     source = corpus.fingerprint("train") if corpus.has("train") else None
-    fingerprint = cache.fingerprint(validation=tokens, **common)[:16] + cache.fingerprint(train=source, **common)[:16]
+    fingerprint = (
+        storage.fingerprint(validation=tokens, **common)[:16] + storage.fingerprint(train=source, **common)[:16]
+    )
     return PreparedData(
         train=packed.get("train"),
         validation=packed["validation"] if "validation" in splits else None,

@@ -11,9 +11,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from lookupffn.data import cache
+from lookupffn import storage
+from lookupffn.config.numbers import whole
 from lookupffn.data.corpus import Corpus
-from lookupffn.data.options import whole
 from lookupffn.data.parallel import in_child
 from lookupffn.errors import UserError, unknown_name
 
@@ -62,7 +62,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     ids = special_ids(tokenizer)
     content = {key: backend.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
     added = sorted((token["id"], token["content"], token["special"]) for token in backend.get("added_tokens", ()))
-    return cache.fingerprint(content=content, added=added, special=[ids.begin, ids.end, ids.mask, ids.all])
+    return storage.fingerprint(content=content, added=added, special=[ids.begin, ids.end, ids.mask, ids.all])
 
 
 def _limited(documents: Iterator[str], characters: int) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _trained(options: Mapping, corpus: Corpus, cache_dir: Path) -> PreTrainedTok
     max_characters = whole(max_characters, "tokenizer.max_characters", 1, ", or null for all")
     if not corpus.has("train"):
         raise UserError("tokenizer=trained needs text to train on: give data.train_files, or tokenizer=pretrained")
-    key = cache.fingerprint(
+    key = storage.fingerprint(
         version=VERSION, corpus=corpus.fingerprint("train"), vocab_size=vocab_size, characters=max_characters
     )
     entry = cache_dir / "tokenizers" / key
@@ -154,7 +154,7 @@ def _trained(options: Mapping, corpus: Corpus, cache_dir: Path) -> PreTrainedTok
         except Exception as error:  # what the Rust side makes of a full disk
             raise OSError(str(error)) from error
 
-    if not cache.ensure_entry(entry, build, what=f"a tokenizer of {vocab_size} entries"):
+    if not storage.ensure_entry(entry, build, what=f"a tokenizer of {vocab_size} entries"):
         logger.info("tokenizer of %d entries found in the cache", vocab_size)
     return PreTrainedTokenizerFast.from_pretrained(entry)
 

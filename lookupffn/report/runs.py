@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import yaml
 
 from lookupffn.errors import UserError
-from lookupffn.ffn import ROLES, build_ffn, ffn_names
+from lookupffn.layers import ROLES, build_ffn, ffn_names
 
 SUMMARY, CONFIG, METRICS = "summary.json", "config.yaml", "metrics.jsonl"
 # folders of a run that hold no other runs

@@ -1,6 +1,6 @@
 """The training loop and what stands around it: settings, optimizer, schedule, run folder, checkpoints, tracking."""
 
-from lookupffn.training.loop import train
-from lookupffn.training.scoring import score
+from lookupffn.evaluation.score import score
+from lookupffn.training.trainer import train
 
 __all__ = ["score", "train"]

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from lookupffn.data.masking import masked_count
-from lookupffn.data.options import share, whole
-from lookupffn.data.tokenizer import SPECIAL_TOKENS
-from lookupffn.errors import UserError, unknown_name
-from lookupffn.ffn import resolve_options
-from lookupffn.model import build_model_config
-from lookupffn.training.settings import (
+from lookupffn.config.numbers import share, whole
+from lookupffn.config.sections import (
     TrainingSettings,
     evaluation_settings,
     optimizer_settings,
     training_settings,
 )
+from lookupffn.data.masking import masked_count
+from lookupffn.data.tokenizer import SPECIAL_TOKENS
+from lookupffn.errors import UserError, unknown_name
+from lookupffn.layers import resolve_options
+from lookupffn.models import build_model_config
 from lookupffn.training.tracking import check_tracker
 
 OUTPUT_BIAS_INITS = ("zeros", "unigram")

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
-from lookupffn.ffn import FeedForward
-from lookupffn.training.settings import OptimizerSettings
+from lookupffn.config.sections import OptimizerSettings
+from lookupffn.layers import FeedForward
 
 # of the peak: the least learning rate of a warm-up measured in time
 FIRST_WARM = 0.01

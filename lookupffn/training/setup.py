@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookupffn.data import Masker, PreparedData
 from lookupffn.errors import UserError
-from lookupffn.evaluation import unigram_log_probabilities
-from lookupffn.model import LookupRobertaForMaskedLM, build_model_config
-from lookupffn.training.checkpoint import newest_checkpoint, remove_partial
-from lookupffn.training.run_folder import CHECKPOINTS
-from lookupffn.training.source import ModelSource, check_tokenizer, check_vocabulary, load_model
+from lookupffn.models import LookupRobertaForMaskedLM, build_model_config
+from lookupffn.objectives.mlm import unigram_log_probabilities
+from lookupffn.runs.checkpoint import newest_checkpoint, remove_partial
+from lookupffn.runs.folder import CHECKPOINTS
+from lookupffn.runs.source import ModelSource, check_tokenizer, check_vocabulary, load_model
 
 # settings that name a file or folder
 _PATHS = ("output_dir", "cache_dir", "init_from")

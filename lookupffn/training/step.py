@@ -15,11 +15,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from lookupffn.data import MaskedBatch
+from lookupffn.distributed.exact_sum import ExactSum
+from lookupffn.distributed.processes import any_process
+from lookupffn.distributed.sharding import local
 from lookupffn.errors import UserError
-from lookupffn.model import LookupRobertaForMaskedLM
-from lookupffn.training.exact_sum import ExactSum
-from lookupffn.training.processes import any_process
-from lookupffn.training.sharding import local
+from lookupffn.models import LookupRobertaForMaskedLM
 
 logger = logging.getLogger(__name__)
 

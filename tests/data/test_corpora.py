@@ -215,7 +215,7 @@ def test_damaged_memory_of_digests_is_written_anew(tmp_path, content):
 
 def test_progress_while_large_files_are_read_for_their_digest(tmp_path, monkeypatch, capsys):
     path = write_jsonl(tmp_path / "a.jsonl", sentences(100))
-    monkeypatch.setattr("lookupffn.data.cache._SILENT_BYTES", 1000)
+    monkeypatch.setattr("lookupffn.storage._SILENT_BYTES", 1000)
     for shown in (True, False):  # the second time the digest is remembered
         text(tmp_path, train_files=path).fingerprint("train")
         assert ("checking files" in capsys.readouterr().err) == shown

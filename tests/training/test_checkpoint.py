@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from lookupffn.distributed.sharding import take_state, whole_state
 from lookupffn.errors import UserError
-from lookupffn.training.checkpoint import (
+from lookupffn.runs.checkpoint import (
     METADATA_FILE,
     STATE_FILE,
     amend_checkpoint,
@@ -18,7 +19,6 @@ from lookupffn.training.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from lookupffn.training.sharding import take_state, whole_state
 
 
 class Writes:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import lookupffn.training.loop as loop
-from lookupffn.training.checkpoint import list_checkpoints, verify_checkpoint
-from lookupffn.training.metrics import append_line, read_metrics, truncate_metrics
-from lookupffn.training.run_folder import open_run_folder
+import lookupffn.training.trainer as loop
+from lookupffn.runs.checkpoint import list_checkpoints, verify_checkpoint
+from lookupffn.runs.folder import open_run_folder
+from lookupffn.runs.metrics import append_line, read_metrics, truncate_metrics
 from tests.training.forks import USER_ERROR, in_fork, limited
 from tests.training.test_loop import killed_run
 from tests.training.test_run_folder import config

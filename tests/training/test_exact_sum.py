@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lookupffn.config.sections import training_settings
 from lookupffn.errors import UserError
-from lookupffn.training.settings import training_settings
 from tests.training.test_processes import TRAIN, end, start, torchrun
 from tests.training.tiny import Workspace, metrics, section, weights
 

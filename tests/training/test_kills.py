@@ -11,13 +11,13 @@ import torch
 from torch.amp import GradScaler
 
 import lookupffn.data.packing as packing
-import lookupffn.training.checkpoint as checkpoint_module
-import lookupffn.training.files as files
-import lookupffn.training.loop as loop
-import lookupffn.training.metrics as metrics_module
+import lookupffn.runs.checkpoint as checkpoint_module
+import lookupffn.runs.metrics as metrics_module
+import lookupffn.storage as files
+import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
-from lookupffn.training.checkpoint import list_checkpoints, load_state
-from lookupffn.training.run_folder import read_config
+from lookupffn.runs.checkpoint import list_checkpoints, load_state
+from lookupffn.runs.folder import read_config
 from tests.training.forks import in_fork
 from tests.training.test_loop import killed_run
 from tests.training.tiny import Workspace, metrics, weights, workspace

@@ -15,12 +15,12 @@ from transformers import (
     RobertaPreLayerNormForMaskedLM,
 )
 
-import lookupffn.training.loop as loop
+import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
-from lookupffn.model import LookupRobertaForMaskedLM
+from lookupffn.models import LookupRobertaForMaskedLM
+from lookupffn.runs.checkpoint import list_checkpoints
+from lookupffn.runs.source import load_model
 from lookupffn.training import train
-from lookupffn.training.checkpoint import list_checkpoints
-from lookupffn.training.source import load_model
 from tests.training.tiny import Workspace, compose, metrics, stranger, weights
 
 # random numbers in the model, and gradients in several parts: what an inexact resume would get wrong

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from lookupffn.training.metrics import read_metrics, truncate_metrics
+from lookupffn.runs.metrics import read_metrics, truncate_metrics
 
 
 def test_metrics_are_cut_at_the_checkpoint(tmp_path: Path):

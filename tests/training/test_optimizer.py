@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from lookupffn import UserError, build_ffn
+from lookupffn.config.sections import OptimizerSettings, optimizer_settings
 from lookupffn.training.optimizer import build_optimizer, learning_rate
-from lookupffn.training.settings import OptimizerSettings, optimizer_settings
 from tests.training.tiny import section
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from lookupffn.errors import UserError
-from lookupffn.training.checkpoint import list_checkpoints, newest_checkpoint
-from lookupffn.training.trouble import trouble
+from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint
+from lookupffn.training.failures import trouble
 from tests.training.tiny import ROOT, Workspace, metrics, weights
 
 TRAIN = str(ROOT / "train.py")
@@ -109,8 +109,8 @@ def test_a_worker_that_dies_ends_the_run(tiny: Workspace, tmp_path: Path):
     script.write_text(
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "import lookupffn.training.loop as loop, train\n"
-        "from lookupffn.launch import run_main\n"
+        "import lookupffn.training.trainer as loop, train\n"
+        "from lookupffn.cli.launch import run_main\n"
         "original = loop.update\n"
         "def update(*args, **kwargs):\n"
         "    if kwargs['step'] == 4 and os.environ['RANK'] == '1':\n"

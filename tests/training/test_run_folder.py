@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lookupffn.errors import UserError
-from lookupffn.training.run_folder import (
+from lookupffn.runs.folder import (
     default_name,
     open_run_folder,
     read_config,
@@ -135,7 +135,7 @@ def test_folders_from_before_a_refused_run_stay(tmp_path: Path):
 
 
 def test_overwrite_goes_on_only_with_the_same_run_and_a_whole_checkpoint(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lookupffn.training.run_folder.newest_checkpoint", lambda folder: found[0]())
+    monkeypatch.setattr("lookupffn.runs.folder.newest_checkpoint", lambda folder: found[0]())
     again = config(output_dir="x", overwrite=True)
 
     def kept(config: dict) -> bool:

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from lookupffn.errors import UserError
+from lookupffn.runs.source import find_model, load_model
 from lookupffn.training import score
-from lookupffn.training.source import find_model, load_model
 from tests.training.tiny import Workspace, compose, stranger
 
 

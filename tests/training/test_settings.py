@@ -1,12 +1,12 @@
 import pytest
 
-from lookupffn.errors import UserError
-from lookupffn.training.settings import (
+from lookupffn.config.sections import (
     Budget,
     evaluation_settings,
     optimizer_settings,
     training_settings,
 )
+from lookupffn.errors import UserError
 from tests.training.tiny import section
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import lookupffn.training.loop as loop
+import lookupffn.training.trainer as loop
 from lookupffn import signals
+from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint
 from lookupffn.signals import Interrupted
-from lookupffn.training.checkpoint import list_checkpoints, newest_checkpoint
 from tests.training.tiny import Workspace, metrics, weights
 
 MORE = ("training.max_steps=10", "training.log_every=4", "training.validate_every=5", "training.checkpoint_every=100",

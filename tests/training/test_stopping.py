@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import lookupffn.training.loop as loop
 import lookupffn.training.step as step_module
+import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
-from lookupffn.evaluation import EvaluationResult
-from lookupffn.model import LookupRobertaForMaskedLM
-from lookupffn.training.checkpoint import list_checkpoints
+from lookupffn.models import LookupRobertaForMaskedLM
+from lookupffn.objectives.mlm import EvaluationResult
+from lookupffn.runs.checkpoint import list_checkpoints
 from tests.training.tiny import Workspace, metrics
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lookupffn.training import summary
-from lookupffn.training.files import to_json
-from lookupffn.training.summary import git_commit, plateau_exit_step, versions
+from lookupffn.runs import summary
+from lookupffn.runs.summary import git_commit, plateau_exit_step, versions
+from lookupffn.storage import to_json
 
 
 def test_plateau_exit_step():

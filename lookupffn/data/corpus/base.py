@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from lookupffn.data import cache
-from lookupffn.data.options import share
+from lookupffn import storage
+from lookupffn.config.numbers import share
 
 SPLITS = ("train", "validation")
 INDEX = "index.json"  # of a store: at least {"characters": {split: count}}
@@ -60,11 +60,11 @@ class Corpus(ABC):
 class StoredCorpus(Corpus):
     """A corpus that is first gathered into shards in the cache, beside an index of their sizes."""
 
-    kept_after: cache.Kept = ()  # what may interrupt the gathering, which then can go on
+    kept_after: storage.Kept = ()  # what may interrupt the gathering, which then can go on
 
     def __init__(self, cache_dir: Path, **source: object) -> None:
         """``source`` is everything that decides the documents."""
-        self._key = cache.fingerprint(corpus=self.name, **source)
+        self._key = storage.fingerprint(corpus=self.name, **source)
         self._store = cache_dir / "corpora" / self._key
 
     @abstractmethod
@@ -72,11 +72,11 @@ class StoredCorpus(Corpus):
         """Write the shards of every split, and the index."""
 
     def _ready(self) -> Path:
-        cache.ensure_entry(self._store, self.gather, what=f"the corpus {self.name}", kept_after=self.kept_after)
+        storage.ensure_entry(self._store, self.gather, what=f"the corpus {self.name}", kept_after=self.kept_after)
         return self._store
 
     def fingerprint(self, split: str) -> str:
-        return cache.fingerprint(corpus=self._key, split=split)
+        return storage.fingerprint(corpus=self._key, split=split)
 
     def documents(self, split: str) -> Iterator[str]:
         yield from read_shards(self._ready(), split)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lookupffn.data import cache
+from lookupffn import storage
 from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, fraction_of, in_validation, write_shard
 from lookupffn.data.corpus.prose import MIN_CHARACTERS, normalised, paragraphs
 from lookupffn.data.parallel import ordered_map, process_count
@@ -139,7 +139,7 @@ class DocstringCorpus(StoredCorpus):
 
     def _listing(self) -> list[list[str]]:
         """Content digests: folders named by hand carry no version."""
-        return [[name, cache.file_digest(root / name)] for root in self.roots for name in python_files(root)]
+        return [[name, storage.file_digest(root / name)] for root in self.roots for name in python_files(root)]
 
     def gather(self, folder: Path) -> None:
         files = [(root / name, name) for root in self.roots for name in python_files(root)]

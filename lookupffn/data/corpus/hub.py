@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lookupffn.data import cache
+from lookupffn import storage
+from lookupffn.config.numbers import whole
 from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, fraction_of, in_validation, write_shard
-from lookupffn.data.options import whole
 from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class HubCorpus(StoredCorpus):
             state.update(shards=state["shards"] + 1, stream=stream, pending=article)
             if finished:
                 state["finished"].append(split)
-            cache.write_atomically(folder / INDEX, json.dumps(state))
+            storage.write_atomically(folder / INDEX, json.dumps(state))
 
         with tqdm(desc=f"streaming {self.name} {split}", unit="char", unit_scale=True) as bar:
             bar.update(sum(state["characters"].values()))

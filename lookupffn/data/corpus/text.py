@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from lookupffn.data import cache
+from lookupffn import storage
 from lookupffn.data.corpus.base import Corpus, fraction_of, in_validation
 from lookupffn.errors import UserError
 
@@ -228,7 +228,7 @@ class TextCorpus(Corpus):
         if source not in self._digests:
             self._digests[source] = content_digests(self.files[source], self._cache_dir)
         share = [split, self.fraction] if self.held_out else None
-        return cache.fingerprint(
+        return storage.fingerprint(
             corpus=self.name, version=1, files=self._digests[source], field=self.field, share=share
         )
 
@@ -277,9 +277,9 @@ def content_digests(paths: list[Path], cache_dir: Path) -> list[str]:
             keys.append(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}")
             if not isinstance(known.get(keys[-1]), str):
                 new[keys[-1]] = path, status.st_size
-        with cache.digest_bar(sum(size for _, size in new.values())) as bar:
+        with storage.digest_bar(sum(size for _, size in new.values())) as bar:
             for key, (path, _) in new.items():
-                digest = cache.file_digest(path, bar.update)
+                digest = storage.file_digest(path, bar.update)
                 before = {value for name, value in known.items() if name.startswith(f"{path.resolve()}|")}
                 if before and digest not in before:
                     logger.warning("%s has changed since it was last read: it is prepared anew", path)
@@ -289,7 +289,7 @@ def content_digests(paths: list[Path], cache_dir: Path) -> list[str]:
     if new:
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            cache.write_atomically(memory, json.dumps(known, indent=0))
+            storage.write_atomically(memory, json.dumps(known, indent=0))
         except OSError as error:
             logger.debug("file digests not remembered: %s", error)
     return [f"{suffix_of(path)}:{known[key]}" for path, key in zip(paths, keys, strict=True)]

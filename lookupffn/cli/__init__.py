@@ -1,0 +1,1 @@
+"""How the commands start: logging, checks of the command line, exit codes."""

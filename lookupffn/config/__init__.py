@@ -1,0 +1,1 @@
+"""One dataclass a section of the config, and the validator they share."""

@@ -1,0 +1,1 @@
+"""Several processes: who does what, sharded models, sums that do not depend on their number."""

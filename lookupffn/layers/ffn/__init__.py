@@ -1,0 +1,1 @@
+"""The feed-forwards, one a file."""

@@ -1,0 +1,56 @@
+"""The feed-forward of the original Transformer: Linear, nonlinearity, Linear (Vaswani et al., arXiv 1706.03762)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from lookupffn import cost
+from lookupffn.errors import unknown_name
+from lookupffn.layers.base import FeedForward, Options, require
+
+
+@dataclass(frozen=True)
+class GemmOptions(Options):
+    """intermediate_size: neurons, 4 * hidden_size if None. hidden_act: a transformers activation's name."""
+
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+
+    def resolve(self, hidden_size: int) -> GemmOptions:
+        """See the base class."""
+        if self.hidden_act not in ACT2FN:
+            raise unknown_name("activation of ffn 'gemm'", self.hidden_act, ACT2FN)
+        size = 4 * hidden_size if self.intermediate_size is None else self.intermediate_size
+        require(size >= 1, "gemm", f"intermediate_size must be at least 1, not {size}")
+        return replace(self, intermediate_size=size)
+
+
+class GemmFFN(FeedForward):
+    """y = W2 act(W1 x + b1) + b2."""
+
+    name = "gemm"
+    Options = GemmOptions
+
+    def __init__(self, hidden_size: int, options: GemmOptions) -> None:
+        super().__init__(hidden_size, options)
+        self.intermediate = nn.Linear(hidden_size, options.intermediate_size)
+        self.activation = ACT2FN[options.hidden_act]
+        self.output = nn.Linear(options.intermediate_size, hidden_size)
+        self.reset_parameters()
+
+    def reset_parameters(self, initializer_range: float = 0.02) -> None:
+        """N(0, initializer_range^2) weights and zero biases, as BERT."""
+        for layer in (self.intermediate, self.output):
+            nn.init.normal_(layer.weight, std=initializer_range)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size] to [..., hidden_size]."""
+        return self.output(self.activation(self.intermediate(x)))
+
+    def cost(self) -> cost.Cost:
+        """See the base class."""
+        return cost.gemm_ffn(self.hidden_size, self.options.intermediate_size)

@@ -1,0 +1,264 @@
+"""LookupFFN: hash the token, look rows up in tables, add them (Zeng et al., arXiv 2403.07221).
+
+Departures from the paper, each an option: ``num_probes`` above 1 (the paper's general N; its experiments use 1),
+``init="isometric"`` (factors that keep the norm, so that the learned hash counts from the first step),
+``input_gradient`` below 1, ``table_std`` and ``normaliser="kept"``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from lookupffn import cost, ops
+from lookupffn.layers.base import FeedForward, Options, require
+from lookupffn.layers.usage import UsageCounter, entropy_bits, used
+from lookupffn.ops.bh4 import FACTORS, next_power_of_two
+from lookupffn.ops.hash import NORMALISERS
+
+PROJECTIONS = ("bh4", "dense")
+INITS = ("isometric", "paper")
+TABLE_TYPES = ("float", "int8")
+_LARGEST_TABLE = 1 << 24  # codes are computed exactly in float32 up to here
+
+
+def _is_power_of_two(n: int) -> bool:
+    return n >= 1 and n & (n - 1) == 0
+
+
+@dataclass(frozen=True)
+class LookupOptions(Options):
+    """Options of LookupFFN.
+
+    Attributes:
+        num_tables: T; hidden_size / 4 if None.
+        table_size: S, rows a table, a power of two from 2.
+        projection: "bh4" or "dense".
+        block_size: b of BH4, a power of two; the power of two at or below hidden_size / 32, at least 2, if None.
+        alpha: weight of BH4(x) against x itself, 0 to 1.
+        init: "isometric" (each factor keeps the norm) or "paper" (the authors': BH4 starts nearly at zero).
+        num_probes: N, how many of the largest softmax terms are kept, 1 to table_size.
+        input_gradient: share of the gradient with respect to x that is handed on to the layers before, 0 to 1. With all
+            of it the whole model learns more slowly at GEMM's learning rates (docs/results.md). The authors': 1.
+        normaliser: the scores' softmax runs over "all" sign codes (the paper's) or the "kept" ones (no kernels).
+        table_std: standard deviation of the tables at the start; the authors' is 0.02.
+        table_type: "float" (trainable), or "int8" with a scale a row, for tables that ``quantize_tables`` has made.
+    """
+
+    num_tables: int | None = None
+    table_size: int = 256
+    projection: str = "bh4"
+    block_size: int | None = None
+    alpha: float = 0.7
+    init: str = "isometric"
+    num_probes: int = 3
+    input_gradient: float = 0.1
+    normaliser: str = "all"
+    table_std: float = 0.02
+    table_type: str = "float"
+
+    def resolve(self, hidden_size: int) -> LookupOptions:
+        """See the base class."""
+        tables = max(1, hidden_size // 4) if self.num_tables is None else self.num_tables
+        # bit_length rounds down to a power of two
+        block = 1 << (max(2, hidden_size // 32).bit_length() - 1) if self.block_size is None else self.block_size
+        S, N = self.table_size, self.num_probes
+        require(self.projection in PROJECTIONS, "lookup", f"projection must be bh4 or dense, not {self.projection!r}")
+        require(self.init in INITS, "lookup", f"init must be isometric or paper, not {self.init!r}")
+        require(self.normaliser in NORMALISERS, "lookup", f"normaliser must be all or kept, not {self.normaliser!r}")
+        require(
+            0 <= self.input_gradient <= 1, "lookup", f"input_gradient must be from 0 to 1, not {self.input_gradient}"
+        )
+        require(self.table_std >= 0, "lookup", f"table_std must be 0 or more, not {self.table_std}")
+        require(self.table_type in TABLE_TYPES, "lookup", f"table_type must be float or int8, not {self.table_type!r}")
+        require(tables >= 1, "lookup", f"num_tables must be at least 1, not {tables}")
+        require(
+            _is_power_of_two(S) and 2 <= S <= _LARGEST_TABLE,
+            "lookup",
+            f"table_size must be a power of two from 2 to {_LARGEST_TABLE}, not {S}",
+        )
+        require(1 <= N <= S, "lookup", f"num_probes must be from 1 to table_size ({S}), not {N}")
+        require(0 <= self.alpha <= 1, "lookup", f"alpha must be from 0 to 1, not {self.alpha}")
+        if self.projection == "bh4":
+            require(
+                1 <= block <= hidden_size,
+                "lookup",
+                f"block_size {block} needs a hidden size of at least as much, not {hidden_size}",
+            )
+            padded = next_power_of_two(hidden_size)
+            require(
+                padded % block == 0,
+                "lookup",
+                f"block_size {block} does not divide {padded} (the hidden size {hidden_size} padded to a power of two)",
+            )
+        return replace(self, num_tables=tables, block_size=block)
+
+    @property
+    def bits(self) -> int:
+        """tau, bits a code."""
+        return self.table_size.bit_length() - 1
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """x; its gradient times a factor."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.factor * grad, None
+
+
+class LookupFFN(FeedForward):
+    """y = bias + sum over tables k and probes n of score[k, n] * table[k, code[k, n]].
+
+    Parameters: ``projection`` (bh4: [r, 4, d'/b, b, b], dense: [T * tau, d]), ``projection_bias`` [T * tau],
+    ``table`` [T, S, d], ``bias`` [d]. With int8 tables ``table`` and ``table_scales`` [T, S] are buffers.
+    """
+
+    name = "lookup"
+    Options = LookupOptions
+
+    def __init__(self, hidden_size: int, options: LookupOptions) -> None:
+        super().__init__(hidden_size, options)
+        self.hash_size = options.num_tables * options.bits
+        if options.projection == "bh4":
+            padded, b = next_power_of_two(hidden_size), options.block_size
+            self.copies = -(-self.hash_size // padded)
+            shape = (self.copies, FACTORS, padded // b, b, b)
+        else:
+            shape = (self.hash_size, hidden_size)
+        self.projection = nn.Parameter(torch.empty(shape))
+        self.projection_bias = nn.Parameter(torch.empty(self.hash_size))
+        shape = (options.num_tables, options.table_size, hidden_size)
+        if options.table_type == "int8":  # to be loaded into
+            self.register_buffer("table", torch.zeros(shape, dtype=torch.int8))
+            self.register_buffer("table_scales", torch.ones(shape[:2]))
+        else:
+            self.table = nn.Parameter(torch.empty(shape))
+            self.register_buffer("table_scales", None)
+        self.bias = nn.Parameter(torch.empty(hidden_size))
+        self._folded = ops.FoldedProjection()
+        self._usage: UsageCounter | None = None
+        self.reset_parameters()
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's; whatever was prepared from the weights is prepared anew."""
+        self._folded.clear()
+        return super().train(mode)
+
+    def reset_parameters(self, initializer_range: float = 0.02) -> None:
+        """Tables table_std N(0, 1) and output bias 0.001 N(0, 1) as the authors; the projection by ``init``.
+
+        bh4: N(0, 1/b) (isometric) or N(0, 1/(b d')) (paper). dense: N(0, 1/d), which gives hash inputs of unit
+        variance after a LayerNorm, or N(0, initializer_range^2) (paper).
+        """
+        isometric = self.options.init == "isometric"
+        if self.options.projection == "bh4":
+            b = self.options.block_size
+            std = 1 / sqrt(b) if isometric else 1 / sqrt(b * next_power_of_two(self.hidden_size))
+        else:
+            std = 1 / sqrt(self.hidden_size) if isometric else initializer_range
+        nn.init.normal_(self.projection, std=std)
+        nn.init.zeros_(self.projection_bias)
+        if self.table_scales is None:
+            nn.init.normal_(self.table, std=self.options.table_std)
+        nn.init.normal_(self.bias, std=0.001)
+
+    def hash_inputs(self, x: Tensor) -> Tensor:
+        """z, what the codes are the signs of.
+
+        Args:
+            x: [M, d].
+
+        Returns:
+            [M, T, tau].
+        """
+        return ops.hash_inputs(x, self._weights())
+
+    def _weights(self) -> ops.LookupWeights:
+        return ops.LookupWeights(
+            self.projection,
+            self.projection_bias,
+            self.table,
+            self.bias,
+            self.table_scales,
+            self.options.alpha,
+            self.options.num_probes,
+            self.options.normaliser,
+            self._folded,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size] to [..., hidden_size]."""
+        x_Md = x.reshape(-1, self.hidden_size)
+        if self.options.input_gradient != 1 and x_Md.requires_grad and torch.is_grad_enabled():
+            x_Md = _ScaledGradient.apply(x_Md, self.options.input_gradient)
+        if self.collecting and not self.training and self._usage.room:
+            counted_Md = x_Md[: self._usage.room]
+            self._usage.add(ops.nearest_codes(self.hash_inputs(counted_Md), self.options.num_probes)[0])
+        return ops.lookup_ffn(x_Md, self._weights()).view(x.shape)
+
+    def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
+        """See the base class."""
+        tables = [] if self.table_scales is not None else [self.table]
+        return {"tables": tables, "hash": [self.projection, self.projection_bias]}
+
+    def collect_statistics(self, enabled: bool) -> None:
+        """See the base class. The codes of the first 16,384 tokens are counted."""
+        super().collect_statistics(enabled)
+        if enabled:
+            self._usage = UsageCounter(*self.table.shape[:2])
+
+    def statistics(self) -> dict[str, float]:
+        """How the tables are used, over the tokens that were counted.
+
+        Returns:
+            code_entropy_bits: entropy of the rows read, mean over tables, at most tau.
+            rows_addressed: share of all rows that were read at least once.
+        """
+        shares = None if self._usage is None else self._usage.shares()
+        if shares is None:
+            return {}
+        return {"code_entropy_bits": entropy_bits(shares), "rows_addressed": used(shares)}
+
+    @torch.no_grad()
+    def quantize_tables(self) -> None:
+        """Round the tables to int8 with one scale a row: a quarter of the memory, for inference.
+
+        A row is off by at most 1/254 of its largest element. The tables stop being parameters. The state dictionary
+        loads into a feed-forward of ``table_type="int8"``.
+        """
+        if self.table_scales is not None:
+            return
+        table = self.table.float()
+        scales = table.abs().amax(-1).clamp_min_(torch.finfo(torch.float32).tiny * 127) / 127
+        quantized = (table / scales.unsqueeze(-1)).round_().clamp_(-127, 127).to(torch.int8)
+        del self.table, self.table_scales
+        self.register_buffer("table", quantized)
+        self.register_buffer("table_scales", scales)
+        self.options = replace(self.options, table_type="int8")
+
+    def cost(self) -> cost.Cost:
+        """See the base class. One token reads num_tables * num_probes rows."""
+        o, d = self.options, self.hidden_size
+        if o.projection == "bh4":
+            parts = cost.bh4_projection(next_power_of_two(d), self.copies, o.block_size)
+        else:
+            parts = {"projection": cost.linear(d, self.hash_size).flops}
+        parts |= cost.hash_codes(o.num_tables, o.bits, o.num_probes)
+        parts |= cost.gather(o.num_tables, o.num_probes, d)
+        dense = self.projection.numel() + self.hash_size + d
+        rows = o.num_tables * o.num_probes
+        total = cost.of(parts, dense + self.table.numel(), touched=dense + rows * d)
+        if o.table_type == "int8":
+            total = replace(total, bytes=cost.BYTES_PER_PARAMETER * (dense + rows) + rows * d)
+        return total

@@ -1,0 +1,34 @@
+"""No feed-forward: the layer is attention alone. The floor of a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lookupffn import cost
+from lookupffn.layers.base import FeedForward, Options
+
+
+@dataclass(frozen=True)
+class NoneOptions(Options):
+    """There are none."""
+
+
+class NoneFFN(FeedForward):
+    """y = 0, so that the residual sum around it leaves its input as it was."""
+
+    name = "none"
+    Options = NoneOptions
+
+    def reset_parameters(self, initializer_range: float = 0.02) -> None:
+        """There are none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size] to [..., hidden_size]."""
+        # a product, not zeros_like: the LayerNorm before it must get a gradient, or DDP waits for it
+        return 0 * x
+
+    def cost(self) -> cost.Cost:
+        """Nothing."""
+        return cost.Cost()

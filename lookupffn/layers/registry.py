@@ -1,0 +1,82 @@
+"""Every feed-forward by name. A new one is a file here, a line in ``_CLASSES`` and a YAML in configs/ffn/."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lookupffn.errors import UserError, unknown_name
+from lookupffn.layers.base import FeedForward, Options
+from lookupffn.layers.ffn.fff import FastFeedForward
+from lookupffn.layers.ffn.gemm import GemmFFN
+from lookupffn.layers.ffn.lookup import LookupFFN
+from lookupffn.layers.ffn.low_rank import LowRankFFN
+from lookupffn.layers.ffn.mongoose import MongooseFFN
+from lookupffn.layers.ffn.none import NoneFFN
+from lookupffn.layers.ffn.product_key import ProductKeyMemory
+from lookupffn.layers.ffn.shuffle import ShuffleFFN
+from lookupffn.layers.ffn.slide import SlideFFN
+from lookupffn.layers.ffn.switch import SwitchFFN
+from lookupffn.layers.ffn.yoso import YosoFFN
+
+_CLASSES: dict[str, type[FeedForward]] = {
+    cls.name: cls
+    for cls in (
+        FastFeedForward,
+        GemmFFN,
+        LookupFFN,
+        LowRankFFN,
+        MongooseFFN,
+        NoneFFN,
+        ProductKeyMemory,
+        ShuffleFFN,
+        SlideFFN,
+        SwitchFFN,
+        YosoFFN,
+    )
+}
+
+
+def ffn_names() -> list[str]:
+    """The names of all feed-forwards."""
+    return sorted(_CLASSES)
+
+
+def ffn_class(name: str) -> type[FeedForward]:
+    """The class of a feed-forward.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if name not in _CLASSES:
+        raise unknown_name("ffn", name, _CLASSES)
+    return _CLASSES[name]
+
+
+def resolve_options(name: str, hidden_size: int, options: dict[str, Any]) -> Options:
+    """Check a feed-forward's options and fill in what they leave open, building nothing.
+
+    Raises:
+        UserError: an unknown ffn or option, or a value it cannot have.
+    """
+    cls = ffn_class(name)
+    if isinstance(hidden_size, bool) or not isinstance(hidden_size, int) or hidden_size < 1:
+        raise UserError(f"ffn {name!r}: hidden_size must be a positive integer, not {hidden_size!r}")
+    return cls.Options.from_mapping(name, options).resolve(hidden_size)
+
+
+def build_ffn(name: str, *, hidden_size: int, **options: Any) -> FeedForward:
+    """Build a feed-forward; LayerNorm, dropout and residual are left to the layer around it.
+
+    Args:
+        name: one of ``ffn_names()``.
+        hidden_size: size of its inputs and outputs.
+        **options: the feed-forward's own options (see its Options class).
+
+    Returns:
+        A module from [..., hidden_size] to the same shape, with ``cost()``.
+
+    Raises:
+        UserError: an unknown ffn or option, or a value it cannot have.
+    """
+    resolved = resolve_options(name, hidden_size, options)
+    return _CLASSES[name](hidden_size, resolved)

@@ -1,0 +1,97 @@
+"""Configuration of a pre-norm RoBERTa whose feed-forward is chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedTokenizerBase, RobertaPreLayerNormConfig
+
+from lookupffn.errors import UserError, unknown_name
+from lookupffn.layers import ffn_class, resolve_options
+
+# Options a feed-forward may share with the model it stands in; taken from the model where the user left them open.
+_SHARED_OPTIONS = ("intermediate_size", "hidden_act")
+# What configs/model holds beside fields of the configuration itself.
+_RECIPE_ONLY = ("name", "sequence_length", "max_positions", "output_bias_init")
+POSITION_INITS = ("normal", "sinusoidal")
+ATTENTION_INITS = ("normal", "mimetic")
+
+
+@strict
+class LookupRobertaConfig(RobertaPreLayerNormConfig):
+    """transformers' RobertaPreLayerNormConfig and the choice of feed-forward.
+
+    Args:
+        ffn: ``{"name": "lookup", "num_tables": 8, ...}``: a registered feed-forward's name and options. After
+            construction it holds every option, defaults resolved, and so does config.json. GEMM if None.
+        position_init: how the learned position embeddings start: "normal", as BERT's, or "sinusoidal" (Vaswani et al.,
+            arXiv 1706.03762, section 3.5, scaled to initializer_range), from which attention finds neighbours sooner.
+        attention_init: how attention's matrices start: "normal", as BERT's, or "mimetic" (see initialization.py), from
+            which, with sinusoidal positions, it looks at neighbours at once.
+
+    Raises:
+        UserError: an unknown feed-forward or option, or a value it cannot have.
+    """
+
+    model_type = "lookup-roberta"
+
+    ffn: dict | None = None
+    position_init: str = "normal"
+    attention_init: str = "normal"
+    use_cache: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"model: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        if self.position_init not in POSITION_INITS:
+            raise unknown_name("position_init of the model", self.position_init, POSITION_INITS)
+        if self.attention_init not in ATTENTION_INITS:
+            raise unknown_name("attention_init of the model", self.attention_init, ATTENTION_INITS)
+        options = dict(self.ffn or {"name": "gemm"})
+        if "name" not in options:
+            raise UserError('ffn has no name; give a dictionary such as {"name": "lookup", "num_tables": 8}')
+        name = options.pop("name")
+        known = {field.name for field in fields(ffn_class(name).Options)}
+        for shared in _SHARED_OPTIONS:
+            if shared in known and options.get(shared) is None:
+                options[shared] = getattr(self, shared)
+        self.ffn = {"name": name, **asdict(resolve_options(name, self.hidden_size, options))}
+
+
+def build_model_config(
+    model: Mapping[str, Any], ffn: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> LookupRobertaConfig:
+    """The configuration of a run's model.
+
+    Args:
+        model: the values of a configs/model file.
+        ffn: the values of a configs/ffn file.
+        tokenizer: gives the vocabulary and the special tokens.
+
+    Raises:
+        UserError: an unknown model field, or a feed-forward that cannot be.
+    """
+    known = {field.name for field in fields(LookupRobertaConfig)}
+    for key in model:
+        if key not in known and key not in _RECIPE_ONLY:
+            raise unknown_name("option of model", key, known | set(_RECIPE_ONLY))
+    values = {key: value for key, value in model.items() if key not in _RECIPE_ONLY}
+    pad = tokenizer.pad_token_id
+    return LookupRobertaConfig(
+        **values,
+        ffn=dict(ffn),
+        vocab_size=len(tokenizer),
+        # RoBERTa counts positions from the padding index upwards
+        max_position_embeddings=model["max_positions"] + pad + 1,
+        type_vocab_size=1,
+        pad_token_id=pad,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )

@@ -1,0 +1,55 @@
+"""How long a run has been training, and how long it has been at other things."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from accelerate import Accelerator
+
+from lookupffn.config.sections import TrainingSettings
+from lookupffn.distributed.processes import share
+
+
+class Clock:
+    """Seconds spent in training steps, over all sessions of a run; monotonic.
+
+    Attributes:
+        aside: seconds of what it was paused for, by name.
+    """
+
+    def __init__(self, before: float, aside: Mapping[str, float] | None = None) -> None:
+        """``before`` and ``aside``: seconds of earlier sessions."""
+        self._total, self._since = before, None
+        self.aside = dict(aside or {})
+
+    def start(self) -> None:
+        """Counts from now."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Counts until now."""
+        self._total, self._since = self.seconds(), None
+
+    def seconds(self) -> float:
+        """Counted so far."""
+        return self._total + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @contextmanager
+    def paused(self, what: str) -> Iterator[None]:
+        """Counts what happens inside apart, under a name."""
+        self.stop()
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.aside[what] = self.aside.get(what, 0.0) + time.perf_counter() - began
+            self.start()
+
+
+def budget_progress(accelerator: Accelerator, settings: TrainingSettings, clock: Clock) -> float:
+    """How much of a budget of minutes is used up, by the main process's clock; 0 for other budgets."""
+    if settings.budget.unit != "minutes":
+        return 0.0
+    return share(accelerator, min(1.0, clock.seconds() / (60.0 * settings.budget.amount)))

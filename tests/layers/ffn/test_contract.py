@@ -1,0 +1,137 @@
+"""What every registered feed-forward must do."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lookupffn import UserError, build_ffn
+from lookupffn.layers import ffn_class, ffn_names
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "ffn").glob("*.yaml"))
+every_ffn = pytest.mark.parametrize("name", ffn_names())
+
+
+def seeded(ffn, x):
+    """A forward whose draws, where training makes any, are the same at every call."""
+    torch.manual_seed(5)
+    return ffn(x)
+
+
+def test_every_ffn_has_a_config_and_every_config_builds():
+    named = set()
+    for path in CONFIGS:
+        options = yaml.safe_load(path.read_text())
+        named.add(options["name"])
+        build_ffn(hidden_size=128, **options)
+    assert named == set(ffn_names())
+
+
+def test_a_config_file_names_every_option():
+    for path in CONFIGS:
+        values = yaml.safe_load(path.read_text())
+        fields = {field.name for field in dataclasses.fields(ffn_class(values.pop("name")).Options)}
+        assert set(values) == fields, path
+
+
+@every_ffn
+@pytest.mark.parametrize("hidden_size", [32, 48, 100])
+def test_shape_type_and_gradients(name, hidden_size):
+    ffn = build_ffn(name, hidden_size=hidden_size)
+    x = torch.randn(2, 7, hidden_size, requires_grad=True)
+    y = ffn(x)
+    assert y.shape == x.shape and y.dtype == x.dtype
+    # some parameters learn from an auxiliary loss alone
+    sum(ffn.auxiliary_losses().values(), y.square().mean()).backward()
+    assert torch.isfinite(x.grad).all()
+    for parameter_name, parameter in ffn.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), parameter_name
+
+
+@every_ffn
+def test_tokens_do_not_see_each_other_at_evaluation(name):
+    ffn = build_ffn(name, hidden_size=32).eval()
+    x = torch.randn(9, 32)
+    together = ffn(x)
+    assert torch.allclose(together, torch.cat([ffn(row[None]) for row in x]), atol=1e-6)
+
+
+@every_ffn
+def test_empty_and_non_contiguous_inputs(name):
+    ffn = build_ffn(name, hidden_size=32).eval()
+    assert ffn(torch.zeros(0, 32)).shape == (0, 32)
+    x = torch.randn(32, 6).T
+    assert torch.allclose(ffn(x), ffn(x.contiguous()), atol=1e-6)
+
+
+@every_ffn
+def test_same_seed_same_module_and_state_round_trip(name):
+    def build():
+        torch.manual_seed(1)
+        return build_ffn(name, hidden_size=32)
+
+    a, b = build(), build()
+    x = torch.randn(4, 32)
+    assert torch.equal(seeded(a, x), seeded(b, x))
+    torch.manual_seed(2)
+    c = build_ffn(name, hidden_size=32)
+    c.load_state_dict(a.state_dict())
+    assert torch.equal(seeded(a, x), seeded(c, x))
+
+
+@every_ffn
+def test_cost_counts_every_parameter(name):
+    ffn = build_ffn(name, hidden_size=32)
+    cost = ffn.cost()
+    assert cost.parameters == sum(parameter.numel() for parameter in ffn.parameters())
+    assert cost.flops == sum(cost.flops_by_part.values())
+    assert 0 <= cost.parameters_touched <= cost.parameters
+    # what costs nothing has nothing to compute with
+    assert (cost.flops > 0) == (cost.parameters_touched > 0) == (cost.parameters > 0)
+    assert cost.bytes == 4 * cost.parameters_touched
+
+
+@every_ffn
+def test_runs_under_autocast(name):
+    ffn = build_ffn(name, hidden_size=32)
+    x = torch.randn(64, 32, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = seeded(ffn, x)
+    y.float().sum().backward()
+    # a code bit near its hyperplane may flip in half precision; most of the output must agree all the same
+    assert (y.float() - seeded(ffn, x)).norm() <= 0.3 * seeded(ffn, x).norm()
+
+
+@every_ffn
+def test_unknown_option_names_the_nearest(name):
+    options = [field.name for field in dataclasses.fields(ffn_class(name).Options)]
+    for option in options[:1]:
+        with pytest.raises(UserError, match=f"did you mean '{option}'"):
+            build_ffn(name, hidden_size=32, **{option + "s": 1})
+    with pytest.raises(UserError, match="unknown option"):
+        build_ffn(name, hidden_size=32, warp_factor=1)
+
+
+@every_ffn
+@pytest.mark.parametrize("hidden_size", [0, -4, 2.5, "8", True])
+def test_bad_hidden_size(name, hidden_size):
+    with pytest.raises(UserError, match="hidden_size"):
+        build_ffn(name, hidden_size=hidden_size)
+
+
+def test_unknown_ffn_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'lookup'"):
+        build_ffn("lokup", hidden_size=32)
+
+
+@every_ffn
+def test_compiles(name):
+    ffn, x = build_ffn(name, hidden_size=32).eval(), torch.randn(9, 32)
+    expected = ffn(x)
+    ffn.compile(backend="aot_eager")
+    assert torch.allclose(ffn(x), expected, atol=1e-6)
+    y = ffn.train()(x.requires_grad_())
+    y.square().sum().backward()
+    assert x.grad.isfinite().all()
