@@ -34,7 +34,7 @@ TRAINING = [
 ]  # fmt: skip
 RUNS = ("gemm", "lookup", "switch", "mongoose", "lookup-reference", "lookup-resumed", "lookup-two-processes")
 # what differs between two runs of the same code
-VOLATILE = ("_s", "seconds", "_commit", "versions", "device_name", "checkpoint", "folder", "_sha256", "threads", "runs", "path")
+VOLATILE = ("_s", "seconds", "_commit", "versions", "device_name", "checkpoint", "folder", "_sha256", "threads", "runs")
 
 logger = logging.getLogger(__name__)
 
