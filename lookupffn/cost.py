@@ -84,9 +84,10 @@ def layer_norm(size: int) -> Cost:
     return of({}, 2 * size)
 
 
-def gemm_ffn(hidden_size: int, intermediate_size: int) -> Cost:
-    """Linear, nonlinearity, Linear."""
-    both = total([linear(hidden_size, intermediate_size), linear(intermediate_size, hidden_size)])
+def gemm_ffn(hidden_size: int, intermediate_size: int, outputs: int | None = None) -> Cost:
+    """Linear, nonlinearity, Linear; as many outputs as inputs unless told."""
+    outputs = hidden_size if outputs is None else outputs
+    both = total([linear(hidden_size, intermediate_size), linear(intermediate_size, outputs)])
     return of({"gemm": both.flops}, both.parameters)
 
 

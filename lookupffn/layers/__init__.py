@@ -1,6 +1,15 @@
 """Feed-forwards: one a file, all under the contract of base.py."""
 
-from lookupffn.layers.base import ROLES, FeedForward, Options
+from lookupffn.layers.base import ROLES, FeedForward, Options, feed_forwards_in
 from lookupffn.layers.registry import build_ffn, ffn_class, ffn_names, resolve_options
 
-__all__ = ["ROLES", "FeedForward", "Options", "build_ffn", "ffn_class", "ffn_names", "resolve_options"]
+__all__ = [
+    "ROLES",
+    "FeedForward",
+    "Options",
+    "build_ffn",
+    "feed_forwards_in",
+    "ffn_class",
+    "ffn_names",
+    "resolve_options",
+]

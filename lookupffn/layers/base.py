@@ -1,14 +1,14 @@
 """The contract every feed-forward keeps, and how one is built from options a user typed.
 
-A feed-forward maps [..., hidden_size] to the same shape, token by token. LayerNorm before it, dropout and the residual
-sum after it belong to the layer around it.
+A feed-forward maps [..., in_features] to [..., out_features], token by token. LayerNorm before it, dropout and the
+residual sum after it belong to the layer around it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self, get_type_hints
 
 from torch import Tensor, nn
@@ -82,24 +82,28 @@ class FeedForward(nn.Module, ABC):
     Attributes:
         name: what a user types for it.
         Options: the dataclass of its options.
-        hidden_size: size of its inputs and outputs.
+        square: whether it needs as many outputs as inputs.
+        in_features: size of its inputs.
+        out_features: size of its outputs.
         options: its options, every value resolved.
         collecting: whether forwards in evaluation gather statistics.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]]
+    square: ClassVar[bool] = False
     collecting: bool = False
 
-    def __init__(self, hidden_size: int, options: Options) -> None:
-        """``options`` must be resolved for ``hidden_size``. Subclasses create their parameters and reset them."""
+    def __init__(self, in_features: int, out_features: int, options: Options) -> None:
+        """``options`` must be resolved for ``in_features``. Subclasses create their parameters and reset them."""
         super().__init__()
-        self.hidden_size = hidden_size
+        self.in_features = in_features
+        self.out_features = out_features
         self.options = options
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
+        """[..., in_features] to [..., out_features]."""
 
     @abstractmethod
     def cost(self) -> Cost:
@@ -136,3 +140,12 @@ class FeedForward(nn.Module, ABC):
     def statistics(self) -> dict[str, float]:
         """Named figures of the tokens seen since ``collect_statistics(True)``; none by default."""
         return {}
+
+
+def feed_forwards_in(module: nn.Module) -> Iterator[FeedForward]:
+    """The feed-forwards inside a module, in the order of its children; not those inside one of them."""
+    for child in module.children():
+        if isinstance(child, FeedForward):
+            yield child
+        else:
+            yield from feed_forwards_in(child)

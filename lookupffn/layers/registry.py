@@ -64,19 +64,26 @@ def resolve_options(name: str, hidden_size: int, options: dict[str, Any]) -> Opt
     return cls.Options.from_mapping(name, options).resolve(hidden_size)
 
 
-def build_ffn(name: str, *, hidden_size: int, **options: Any) -> FeedForward:
+def build_ffn(name: str, *, hidden_size: int, out_features: int | None = None, **options: Any) -> FeedForward:
     """Build a feed-forward; LayerNorm, dropout and residual are left to the layer around it.
 
     Args:
         name: one of ``ffn_names()``.
-        hidden_size: size of its inputs and outputs.
+        hidden_size: size of its inputs.
+        out_features: size of its outputs; hidden_size if None.
         **options: the feed-forward's own options (see its Options class).
 
     Returns:
-        A module from [..., hidden_size] to the same shape, with ``cost()``.
+        A module from [..., hidden_size] to [..., out_features], with ``cost()``.
 
     Raises:
-        UserError: an unknown ffn or option, or a value it cannot have.
+        UserError: an unknown ffn or option, a value it cannot have, or sizes it cannot map between.
     """
     resolved = resolve_options(name, hidden_size, options)
-    return _CLASSES[name](hidden_size, resolved)
+    outputs = hidden_size if out_features is None else out_features
+    if isinstance(outputs, bool) or not isinstance(outputs, int) or outputs < 1:
+        raise UserError(f"ffn {name!r}: out_features must be a positive integer, not {outputs!r}")
+    cls = ffn_class(name)
+    if cls.square and outputs != hidden_size:
+        raise UserError(f"ffn {name!r} gives outputs of its inputs' size only: out_features must be {hidden_size}")
+    return cls(hidden_size, outputs, resolved)

@@ -29,7 +29,7 @@ from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm impo
 )
 
 from lookupffn import cost
-from lookupffn.layers import FeedForward, build_ffn
+from lookupffn.layers import FeedForward, build_ffn, feed_forwards_in
 from lookupffn.models.configuration import LookupRobertaConfig
 from lookupffn.models.initialization import mimetic_attention, sinusoids
 
@@ -74,8 +74,8 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
             mimetic_attention(own.query, own.key, own.value, module.output.dense, self.config.num_attention_heads)
 
     def feed_forwards(self) -> list[FeedForward]:
-        """The feed-forward of each layer, from the first to the last."""
-        return [layer.ffn for layer in self.base_model.encoder.layer]
+        """Every module under the feed-forward contract, from the first layer to the last."""
+        return list(feed_forwards_in(self))
 
     def quantize_tables(self) -> None:
         """Round the tables of every lookup feed-forward to int8; ``save_pretrained`` then saves them so."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lookupffn.ops import cpu
 from lookupffn.ops.backend import register, select
-from lookupffn.ops.bh4 import bh4_mix
+from lookupffn.ops.bh4 import bh4_mix, next_power_of_two
 from lookupffn.ops.lookup import lookup
 
 
@@ -93,11 +93,16 @@ def lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> Tensor:
         weights: of the layer.
 
     Returns:
-        [M, d] in the type of x; differentiable in x and in all weights that are floating point.
+        [M, o] in the type of x, o the size of the tables' rows; differentiable in x and in all weights that are
+        floating point.
 
     Raises:
-        ValueError: x is not [M, d].
+        ValueError: x is not [M, d] of the d that the projection is made for.
     """
-    if x_Md.dim() != 2 or x_Md.shape[1] != weights.table.shape[2]:
-        raise ValueError(f"x must be [tokens, {weights.table.shape[2]}], not {list(x_Md.shape)}")
+    projection = weights.projection
+    bh4 = projection.dim() == 5
+    size = projection.shape[2] * projection.shape[3] if bh4 else projection.shape[1]
+    if x_Md.dim() != 2 or (next_power_of_two(x_Md.shape[1]) if bh4 else x_Md.shape[1]) != size:
+        padded = " (or what is padded to it)" if bh4 else ""
+        raise ValueError(f"x must be [tokens, {size}]{padded}, not {list(x_Md.shape)}")
     return select("lookup_ffn", x_Md, weights)(x_Md, weights)

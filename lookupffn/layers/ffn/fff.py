@@ -100,33 +100,33 @@ class _Paths(torch.autograd.Function):
 class FastFeedForward(FeedForward):
     """y = sum over trees and the neurons i on the token's path of gelu(in_i x + bias_i) * out_i.
 
-    Parameters: ``weight_in`` and ``weight_out`` [K, n, d], ``bias_in`` [K * n].
+    Parameters: ``weight_in`` [K, n, d], ``weight_out`` [K, n, outputs], ``bias_in`` [K * n].
     """
 
     name = "fff"
     Options = FFFOptions
 
-    def __init__(self, hidden_size: int, options: FFFOptions) -> None:
-        super().__init__(hidden_size, options)
-        shape = (options.trees, options.neurons, hidden_size)
-        self.weight_in = nn.Parameter(torch.empty(shape))
-        self.bias_in = nn.Parameter(torch.empty(shape[0] * shape[1]))
-        self.weight_out = nn.Parameter(torch.empty(shape))
+    def __init__(self, in_features: int, out_features: int, options: FFFOptions) -> None:
+        super().__init__(in_features, out_features, options)
+        trees, neurons = options.trees, options.neurons
+        self.weight_in = nn.Parameter(torch.empty(trees, neurons, in_features))
+        self.bias_in = nn.Parameter(torch.empty(trees * neurons))
+        self.weight_out = nn.Parameter(torch.empty(trees, neurons, out_features))
         self._usage: UsageCounter | None = None
         self.reset_parameters()
 
     def reset_parameters(self, initializer_range: float = 0.02) -> None:
         """Uniform up to 1 / sqrt(fan-in) as the authors: d for inputs and biases, the path's neurons for outputs."""
-        bound = 1 / sqrt(self.hidden_size)
+        bound = 1 / sqrt(self.in_features)
         nn.init.uniform_(self.weight_in, -bound, bound)
         nn.init.uniform_(self.bias_in, -bound, bound)
         bound = 1 / sqrt(self.options.trees * (self.options.depth + 1))
         nn.init.uniform_(self.weight_out, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
+        """[..., in_features] to [..., out_features]."""
         # in the type of the weights under autocast too: the gather gains nothing, and the branches stay exact
-        x_Md = x.reshape(-1, self.hidden_size).to(self.weight_in.dtype)
+        x_Md = x.reshape(-1, self.in_features).to(self.weight_in.dtype)
         o = self.options
         y_Md, rows_MKD = _Paths.apply(
             x_Md, self.weight_in.flatten(0, 1), self.bias_in, self.weight_out.flatten(0, 1), o.trees, o.depth
@@ -134,7 +134,7 @@ class FastFeedForward(FeedForward):
         if self._usage is not None and self.collecting and not self.training:
             first_K1 = o.neurons * torch.arange(o.trees, device=x.device).unsqueeze(1)
             self._usage.add(rows_MKD - first_K1)
-        return y_Md.to(x.dtype).view(x.shape)
+        return y_Md.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def collect_statistics(self, enabled: bool) -> None:
         """See the base class. The paths of the first 16,384 tokens are counted."""
@@ -162,7 +162,7 @@ class FastFeedForward(FeedForward):
 
     def cost(self) -> cost.Cost:
         """See the base class. Each neuron of a path is an inner product with x and a scaled row of outputs."""
-        o, d = self.options, self.hidden_size
-        computed = o.trees * (o.depth + 1)
-        parts = {"path": computed * 2 * d} | cost.gather(o.trees, o.depth + 1, d)
-        return cost.of(parts, o.trees * o.neurons * (2 * d + 1), touched=computed * (2 * d + 1))
+        o, d, outputs = self.options, self.in_features, self.out_features
+        computed, neuron = o.trees * (o.depth + 1), d + 1 + outputs
+        parts = {"path": computed * 2 * d} | cost.gather(o.trees, o.depth + 1, outputs)
+        return cost.of(parts, o.trees * o.neurons * neuron, touched=computed * neuron)

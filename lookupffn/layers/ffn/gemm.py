@@ -34,11 +34,11 @@ class GemmFFN(FeedForward):
     name = "gemm"
     Options = GemmOptions
 
-    def __init__(self, hidden_size: int, options: GemmOptions) -> None:
-        super().__init__(hidden_size, options)
-        self.intermediate = nn.Linear(hidden_size, options.intermediate_size)
+    def __init__(self, in_features: int, out_features: int, options: GemmOptions) -> None:
+        super().__init__(in_features, out_features, options)
+        self.intermediate = nn.Linear(in_features, options.intermediate_size)
         self.activation = ACT2FN[options.hidden_act]
-        self.output = nn.Linear(options.intermediate_size, hidden_size)
+        self.output = nn.Linear(options.intermediate_size, out_features)
         self.reset_parameters()
 
     def reset_parameters(self, initializer_range: float = 0.02) -> None:
@@ -48,9 +48,9 @@ class GemmFFN(FeedForward):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
+        """[..., in_features] to [..., out_features]."""
         return self.output(self.activation(self.intermediate(x)))
 
     def cost(self) -> cost.Cost:
         """See the base class."""
-        return cost.gemm_ffn(self.hidden_size, self.options.intermediate_size)
+        return cost.gemm_ffn(self.in_features, self.options.intermediate_size, self.out_features)

@@ -121,31 +121,31 @@ class LookupFFN(FeedForward):
     """y = bias + sum over tables k and probes n of score[k, n] * table[k, code[k, n]].
 
     Parameters: ``projection`` (bh4: [r, 4, d'/b, b, b], dense: [T * tau, d]), ``projection_bias`` [T * tau],
-    ``table`` [T, S, d], ``bias`` [d]. With int8 tables ``table`` and ``table_scales`` [T, S] are buffers.
+    ``table`` [T, S, outputs], ``bias`` [outputs]. With int8 tables ``table`` and ``table_scales`` [T, S] are buffers.
     """
 
     name = "lookup"
     Options = LookupOptions
 
-    def __init__(self, hidden_size: int, options: LookupOptions) -> None:
-        super().__init__(hidden_size, options)
+    def __init__(self, in_features: int, out_features: int, options: LookupOptions) -> None:
+        super().__init__(in_features, out_features, options)
         self.hash_size = options.num_tables * options.bits
         if options.projection == "bh4":
-            padded, b = next_power_of_two(hidden_size), options.block_size
+            padded, b = next_power_of_two(in_features), options.block_size
             self.copies = -(-self.hash_size // padded)
             shape = (self.copies, FACTORS, padded // b, b, b)
         else:
-            shape = (self.hash_size, hidden_size)
+            shape = (self.hash_size, in_features)
         self.projection = nn.Parameter(torch.empty(shape))
         self.projection_bias = nn.Parameter(torch.empty(self.hash_size))
-        shape = (options.num_tables, options.table_size, hidden_size)
+        shape = (options.num_tables, options.table_size, out_features)
         if options.table_type == "int8":  # to be loaded into
             self.register_buffer("table", torch.zeros(shape, dtype=torch.int8))
             self.register_buffer("table_scales", torch.ones(shape[:2]))
         else:
             self.table = nn.Parameter(torch.empty(shape))
             self.register_buffer("table_scales", None)
-        self.bias = nn.Parameter(torch.empty(hidden_size))
+        self.bias = nn.Parameter(torch.empty(out_features))
         self._folded = ops.FoldedProjection()
         self._usage: UsageCounter | None = None
         self.reset_parameters()
@@ -164,9 +164,9 @@ class LookupFFN(FeedForward):
         isometric = self.options.init == "isometric"
         if self.options.projection == "bh4":
             b = self.options.block_size
-            std = 1 / sqrt(b) if isometric else 1 / sqrt(b * next_power_of_two(self.hidden_size))
+            std = 1 / sqrt(b) if isometric else 1 / sqrt(b * next_power_of_two(self.in_features))
         else:
-            std = 1 / sqrt(self.hidden_size) if isometric else initializer_range
+            std = 1 / sqrt(self.in_features) if isometric else initializer_range
         nn.init.normal_(self.projection, std=std)
         nn.init.zeros_(self.projection_bias)
         if self.table_scales is None:
@@ -198,14 +198,14 @@ class LookupFFN(FeedForward):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
-        x_Md = x.reshape(-1, self.hidden_size)
+        """[..., in_features] to [..., out_features]."""
+        x_Md = x.reshape(-1, self.in_features)
         if self.options.input_gradient != 1 and x_Md.requires_grad and torch.is_grad_enabled():
             x_Md = _ScaledGradient.apply(x_Md, self.options.input_gradient)
         if self.collecting and not self.training and self._usage.room:
             counted_Md = x_Md[: self._usage.room]
             self._usage.add(ops.nearest_codes(self.hash_inputs(counted_Md), self.options.num_probes)[0])
-        return ops.lookup_ffn(x_Md, self._weights()).view(x.shape)
+        return ops.lookup_ffn(x_Md, self._weights()).view(*x.shape[:-1], self.out_features)
 
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
         """See the base class."""
@@ -249,16 +249,16 @@ class LookupFFN(FeedForward):
 
     def cost(self) -> cost.Cost:
         """See the base class. One token reads num_tables * num_probes rows."""
-        o, d = self.options, self.hidden_size
+        o, d, outputs = self.options, self.in_features, self.out_features
         if o.projection == "bh4":
             parts = cost.bh4_projection(next_power_of_two(d), self.copies, o.block_size)
         else:
             parts = {"projection": cost.linear(d, self.hash_size).flops}
         parts |= cost.hash_codes(o.num_tables, o.bits, o.num_probes)
-        parts |= cost.gather(o.num_tables, o.num_probes, d)
-        dense = self.projection.numel() + self.hash_size + d
+        parts |= cost.gather(o.num_tables, o.num_probes, outputs)
+        dense = self.projection.numel() + self.hash_size + outputs
         rows = o.num_tables * o.num_probes
-        total = cost.of(parts, dense + self.table.numel(), touched=dense + rows * d)
+        total = cost.of(parts, dense + self.table.numel(), touched=dense + rows * outputs)
         if o.table_type == "int8":
-            total = replace(total, bytes=cost.BYTES_PER_PARAMETER * (dense + rows) + rows * d)
+            total = replace(total, bytes=cost.BYTES_PER_PARAMETER * (dense + rows) + rows * outputs)
         return total

@@ -20,7 +20,7 @@ from lookupffn.layers.ffn.lookup import LookupFFN, LookupOptions
 
 def _rank_of_lookups_cost(hidden_size: int) -> int:
     with torch.device("meta"):  # nothing is allocated or drawn
-        lookup = LookupFFN(hidden_size, LookupOptions().resolve(hidden_size))
+        lookup = LookupFFN(hidden_size, hidden_size, LookupOptions().resolve(hidden_size))
     return max(1, int(lookup.cost().flops // (4 * hidden_size)))
 
 
@@ -51,7 +51,7 @@ class LowRankOptions(Options):
 
 
 class LowRankFFN(GemmFFN):
-    """y = W2 act(W1 x + b1) + b2 with W1 [r, d] and W2 [d, r]; initialisation and cost are GEMM's."""
+    """y = W2 act(W1 x + b1) + b2 with W1 [r, in_features] and W2 [out_features, r]; the rest is GEMM's."""
 
     name = "low_rank"
     Options = LowRankOptions

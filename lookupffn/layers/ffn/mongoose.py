@@ -84,16 +84,16 @@ class MongooseFFN(SlideFFN):
 
     def create_hash(self) -> None:
         """See SLIDE."""
-        self.projection = nn.Parameter(torch.empty(self.options.num_tables * self.options.bits, self.hidden_size))
+        self.projection = nn.Parameter(torch.empty(self.options.num_tables * self.options.bits, self.in_features))
         self._triplet_loss: Tensor | None = None
 
     def reset_hash(self) -> None:
         """N(0, 1/d): projections of unit variance."""
-        nn.init.normal_(self.projection, std=1 / sqrt(self.hidden_size))
+        nn.init.normal_(self.projection, std=1 / sqrt(self.in_features))
 
     def projections(self, v: Tensor) -> Tensor:
         """See SLIDE. Rows are scaled to norm sqrt(d) first."""
-        return sqrt(self.hidden_size) * F.normalize(v, dim=-1) @ self.projection.T
+        return sqrt(self.in_features) * F.normalize(v, dim=-1) @ self.projection.T
 
     def is_due(self, codes_Ln: Tensor) -> Tensor:
         """See SLIDE."""

@@ -20,12 +20,13 @@ class NoneFFN(FeedForward):
 
     name = "none"
     Options = NoneOptions
+    square = True
 
     def reset_parameters(self, initializer_range: float = 0.02) -> None:
         """There are none."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
+        """[..., in_features] to [..., out_features]."""
         # a product, not zeros_like: the LayerNorm before it must get a gradient, or DDP waits for it
         return 0 * x
 

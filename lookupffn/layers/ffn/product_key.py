@@ -72,31 +72,31 @@ class ProductKeyMemory(FeedForward):
     The score of key (a, b) is <first half of query, key_a> + <second half, key_b>.
 
     Parameters: ``query`` (Linear, d to H * key_size), ``query_norm`` (LayerNorm over key_size), ``keys`` [H, 2, n, q],
-    ``values`` [n^2, d].
+    ``values`` [n^2, outputs].
     """
 
     name = "product_key"
     Options = ProductKeyOptions
 
-    def __init__(self, hidden_size: int, options: ProductKeyOptions) -> None:
-        super().__init__(hidden_size, options)
+    def __init__(self, in_features: int, out_features: int, options: ProductKeyOptions) -> None:
+        super().__init__(in_features, out_features, options)
         H, n = options.heads, options.num_keys
-        self.query = nn.Linear(hidden_size, H * options.key_size)
+        self.query = nn.Linear(in_features, H * options.key_size)
         self.query_norm = nn.LayerNorm(options.key_size)
         self.keys = nn.Parameter(torch.empty(H, 2, n, options.key_size // 2))
-        self.values = nn.Parameter(torch.empty(n * n, hidden_size))
+        self.values = nn.Parameter(torch.empty(n * n, out_features))
         self._usage: UsageCounter | None = None
         self.reset_parameters()
 
     def reset_parameters(self, initializer_range: float = 0.02) -> None:
-        """Keys uniform up to 1 / sqrt(q) and values N(0, 1/d) as the authors; the query N(0, initializer_range^2)."""
+        """Keys uniform up to 1 / sqrt(q) and values N(0, 1/outputs) as the authors; query N(0, initializer_range^2)."""
         nn.init.normal_(self.query.weight, std=initializer_range)
         nn.init.zeros_(self.query.bias)
         nn.init.ones_(self.query_norm.weight)
         nn.init.zeros_(self.query_norm.bias)
         bound = 1 / sqrt(self.options.key_size // 2)
         nn.init.uniform_(self.keys, -bound, bound)
-        nn.init.normal_(self.values, std=1 / sqrt(self.hidden_size))
+        nn.init.normal_(self.values, std=1 / sqrt(self.out_features))
 
     def scores(self, x: Tensor) -> Tensor:
         """Scores of all half-keys.
@@ -123,8 +123,8 @@ class ProductKeyMemory(FeedForward):
         return keys[:, 0].gather(-1, i[chosen_HMk]), keys[:, 1].gather(-1, j[chosen_HMk])
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
-        scores_H2Mn = self.scores(x.reshape(-1, self.hidden_size))
+        """[..., in_features] to [..., out_features]."""
+        scores_H2Mn = self.scores(x.reshape(-1, self.in_features))
         first_HMk, second_HMk = self._choose(scores_H2Mn)
         chosen_HMk = scores_H2Mn[:, 0].gather(-1, first_HMk) + scores_H2Mn[:, 1].gather(-1, second_HMk)
         weights_M1K = chosen_HMk.softmax(-1).transpose(0, 1).flatten(1).unsqueeze(1)
@@ -132,7 +132,8 @@ class ProductKeyMemory(FeedForward):
         if self._usage is not None and self.collecting and not self.training:
             self._usage.add(rows_M1K)
         # the heads' rows are rows of one table
-        return weighted_gather(self.values.unsqueeze(0), rows_M1K, weights_M1K).to(x.dtype).view(x.shape)
+        y_Mo = weighted_gather(self.values.unsqueeze(0), rows_M1K, weights_M1K)
+        return y_Mo.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
         """See the base class."""
@@ -159,7 +160,7 @@ class ProductKeyMemory(FeedForward):
 
         One token reads H * k rows of values.
         """
-        o, d = self.options, self.hidden_size
+        o, d, outputs = self.options, self.in_features, self.out_features
         H, sums = o.heads, sum(o.top_k // rank for rank in range(1, o.top_k + 1))
         query = cost.linear(d, H * o.key_size)
         parts = {
@@ -169,6 +170,6 @@ class ProductKeyMemory(FeedForward):
             # the sums to choose from
             "sums": H * sums,
         }
-        parts |= cost.gather(H, o.top_k, d)
+        parts |= cost.gather(H, o.top_k, outputs)
         dense = query.parameters + 2 * o.key_size + self.keys.numel()
-        return cost.of(parts, dense + self.values.numel(), touched=dense + H * o.top_k * d)
+        return cost.of(parts, dense + self.values.numel(), touched=dense + H * o.top_k * outputs)

@@ -67,10 +67,11 @@ class ShuffleFFN(FeedForward):
 
     name = "shuffle"
     Options = ShuffleOptions
+    square = True  # the same number of blocks cuts inputs and outputs
 
-    def __init__(self, hidden_size: int, options: ShuffleOptions) -> None:
-        super().__init__(hidden_size, options)
-        g, d, m = options.groups, hidden_size, options.intermediate_size
+    def __init__(self, in_features: int, out_features: int, options: ShuffleOptions) -> None:
+        super().__init__(in_features, out_features, options)
+        g, d, m = options.groups, in_features, options.intermediate_size
         self.weight_in = nn.Parameter(torch.empty(g, d // g, m // g))
         self.bias_in = nn.Parameter(torch.empty(m))
         self.activation = ACT2FN[options.hidden_act]
@@ -86,9 +87,9 @@ class ShuffleFFN(FeedForward):
             nn.init.zeros_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
+        """[..., in_features] to [..., out_features]."""
         g = self.options.groups
-        x_gMi = x.reshape(-1, g, self.hidden_size // g).transpose(0, 1)
+        x_gMi = x.reshape(-1, g, self.in_features // g).transpose(0, 1)
         hidden_gMh = self.activation(torch.baddbmm(self.bias_in.view(g, 1, -1), x_gMi, self.weight_in))
         # [M, h, g] read as [M, g, h]
         shuffled_Mgh = hidden_gMh.permute(1, 2, 0).reshape(-1, g, hidden_gMh.shape[2])
@@ -97,5 +98,5 @@ class ShuffleFFN(FeedForward):
 
     def cost(self) -> cost.Cost:
         """See the base class. Two products, each smaller than a dense layer's by the number of groups."""
-        g, d, m = self.options.groups, self.hidden_size, self.options.intermediate_size
+        g, d, m = self.options.groups, self.in_features, self.options.intermediate_size
         return cost.of({"blocks": 2 * (2 * d * m // g)}, 2 * (d * m // g) + m + d)

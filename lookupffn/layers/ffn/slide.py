@@ -92,10 +92,10 @@ class SlideFFN(FeedForward):
     name = "slide"
     Options = SlideOptions
 
-    def __init__(self, hidden_size: int, options: SlideOptions) -> None:
-        super().__init__(hidden_size, options)
-        self.intermediate = nn.Linear(hidden_size, options.intermediate_size)
-        self.output = nn.Linear(options.intermediate_size, hidden_size)
+    def __init__(self, in_features: int, out_features: int, options: SlideOptions) -> None:
+        super().__init__(in_features, out_features, options)
+        self.intermediate = nn.Linear(in_features, options.intermediate_size)
+        self.output = nn.Linear(options.intermediate_size, out_features)
         self.create_hash()
         self.register_buffer("codes", torch.zeros(options.num_tables, options.intermediate_size, dtype=torch.int32))
         self.register_buffer("forwards", torch.zeros((), dtype=torch.int64))
@@ -105,7 +105,7 @@ class SlideFFN(FeedForward):
 
     def create_hash(self) -> None:
         """Make what ``projections`` multiplies by."""
-        self.register_buffer("planes", torch.empty(self.hidden_size, self.options.num_tables * self.options.bits))
+        self.register_buffer("planes", torch.empty(self.in_features, self.options.num_tables * self.options.bits))
 
     def reset_parameters(self, initializer_range: float = 0.02) -> None:
         """N(0, initializer_range^2) weights and zero biases, as BERT; hash projections anew, tables not yet built."""
@@ -147,15 +147,15 @@ class SlideFFN(FeedForward):
         """
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
-        x_Md = x.reshape(-1, self.hidden_size)
+        """[..., in_features] to [..., out_features]."""
+        x_Md = x.reshape(-1, self.in_features)
         inner_Mn = self.intermediate(x_Md)
         retrieved_Mn = self.retrieve(x_Md)
         self.learn_hash(x_Md, inner_Mn, retrieved_Mn)
         computed_Mn = unite(retrieved_Mn, self.options.tokens_per_pass)
         self.measure(computed_Mn)
         # gelu(0) = 0: a skipped neuron adds nothing
-        return self.output(F.gelu(inner_Mn.masked_fill(~computed_Mn, 0))).view(x.shape)
+        return self.output(F.gelu(inner_Mn.masked_fill(~computed_Mn, 0))).view(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
     def retrieve(self, x_Md: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ class SlideFFN(FeedForward):
 
     def hash_flops(self) -> int:
         """FLOPs of a token's hashes: its projections only add and subtract, a third of the coordinates each."""
-        added = self.hidden_size - ceil(_ZEROS * self.hidden_size)
+        added = self.in_features - ceil(_ZEROS * self.in_features)
         return added * self.options.num_tables * self.options.bits
 
     def cost(self) -> cost.Cost:
@@ -227,11 +227,11 @@ class SlideFFN(FeedForward):
         Tables are built once, for inference does not change weights. Reading buckets and uniting them are integer
         operations and count nothing; random planes, as buckets, are no parameters.
         """
-        d, n, neurons = self.hidden_size, self.options.intermediate_size, self.average_neurons()
+        n, neurons = self.options.intermediate_size, self.average_neurons()
         parameters = sum(p.numel() for p in self.parameters())
         # a row of W1, its bias and a column of W2 are left alone by whoever does not compute the neuron
-        skipped = (n - neurons) * (2 * d + 1)
-        parts = {"hash": self.hash_flops(), "neurons": 4 * d * neurons}
+        skipped = (n - neurons) * (self.in_features + 1 + self.out_features)
+        parts = {"hash": self.hash_flops(), "neurons": 2 * (self.in_features + self.out_features) * neurons}
         return cost.of(parts, parameters, touched=parameters - skipped)
 
 

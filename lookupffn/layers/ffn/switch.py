@@ -63,22 +63,22 @@ class SwitchOptions(Options):
 class SwitchFFN(FeedForward):
     """y = p_e (W2_e act(W1_e x + b1_e) + b2_e) for the expert e of largest router probability p = softmax(R x).
 
-    Parameters: ``router`` [E, d], ``weight_in`` [E, m, d], ``bias_in`` [E * m], ``weight_out`` [E, d, m], ``bias_out``
-    [E * d].
+    Parameters: ``router`` [E, d], ``weight_in`` [E, m, d], ``bias_in`` [E * m], ``weight_out`` [E, outputs, m],
+    ``bias_out`` [E * outputs].
     """
 
     name = "switch"
     Options = SwitchOptions
 
-    def __init__(self, hidden_size: int, options: SwitchOptions) -> None:
-        super().__init__(hidden_size, options)
-        E, d, m = options.num_experts, hidden_size, options.intermediate_size
+    def __init__(self, in_features: int, out_features: int, options: SwitchOptions) -> None:
+        super().__init__(in_features, out_features, options)
+        E, d, m = options.num_experts, in_features, options.intermediate_size
         self.router = nn.Parameter(torch.empty(E, d))
         self.weight_in = nn.Parameter(torch.empty(E, m, d))
         self.bias_in = nn.Parameter(torch.empty(E * m))
         self.activation = ACT2FN[options.hidden_act]
-        self.weight_out = nn.Parameter(torch.empty(E, d, m))
-        self.bias_out = nn.Parameter(torch.empty(E * d))
+        self.weight_out = nn.Parameter(torch.empty(E, out_features, m))
+        self.bias_out = nn.Parameter(torch.empty(E * out_features))
         self._load_balancing: Tensor | None = None  # of the last forward in training
         self._usage: UsageCounter | None = None
         self.reset_parameters()
@@ -112,8 +112,8 @@ class SwitchFFN(FeedForward):
             return linear(x, self.router.float()).softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
-        x_Md = x.reshape(-1, self.hidden_size)
+        """[..., in_features] to [..., out_features]."""
+        x_Md = x.reshape(-1, self.in_features)
         probabilities_ME = self.route(x_Md)
         gate_M1, expert_M1 = probabilities_ME.max(-1, keepdim=True)
         counts_E = torch.bincount(expert_M1.flatten(), minlength=self.options.num_experts)
@@ -125,7 +125,7 @@ class SwitchFFN(FeedForward):
         order_M = expert_M1.flatten().argsort(stable=True)
         place_M = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(x_Md.shape[0], device=x.device))
         y_Md = self._experts(x_Md.index_select(0, order_M), counts_E).index_select(0, place_M)
-        return (gate_M1 * y_Md).to(x.dtype).view(x.shape)
+        return (gate_M1 * y_Md).to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     @torch.compiler.disable  # sizes depend on the tokens: it would be compiled anew at every step
     def _experts(self, x_Md: Tensor, counts_E: Tensor) -> Tensor:
@@ -181,8 +181,8 @@ class SwitchFFN(FeedForward):
 
     def cost(self) -> cost.Cost:
         """See the base class. The router, its choice, one expert, and a multiply a feature by its probability."""
-        o, d = self.options, self.hidden_size
-        router, expert = cost.linear(d, o.num_experts, bias=False), cost.gemm_ffn(d, o.intermediate_size)
-        parts = {"router": router.flops, "selection": o.num_experts, "expert": expert.flops, "gate": d}
+        o, d, outputs = self.options, self.in_features, self.out_features
+        router, expert = cost.linear(d, o.num_experts, bias=False), cost.gemm_ffn(d, o.intermediate_size, outputs)
+        parts = {"router": router.flops, "selection": o.num_experts, "expert": expert.flops, "gate": outputs}
         existing = router.parameters + o.num_experts * expert.parameters
         return cost.of(parts, existing, touched=router.parameters + expert.parameters)

@@ -78,20 +78,20 @@ class YosoOptions(Options):
 class YosoFFN(FeedForward):
     """y = normalize(sum over neurons of weight(x, key) * value) + bias, an L2 norm.
 
-    Parameters: ``key`` [n, d], ``value`` [n, d], ``bias`` [d].
+    Parameters: ``key`` [n, d], ``value`` [n, outputs], ``bias`` [outputs].
     Buffer of the sampled form: ``diagonals`` [r, 3, D], whose signs are those of the hyperplanes at evaluation.
     """
 
     name = "yoso"
     Options = YosoOptions
 
-    def __init__(self, hidden_size: int, options: YosoOptions) -> None:
-        super().__init__(hidden_size, options)
+    def __init__(self, in_features: int, out_features: int, options: YosoOptions) -> None:
+        super().__init__(in_features, out_features, options)
         n = options.intermediate_size
-        self.key = nn.Parameter(torch.empty(n, hidden_size))
-        self.value = nn.Parameter(torch.empty(n, hidden_size))
-        self.bias = nn.Parameter(torch.empty(hidden_size))
-        D = next_power_of_two(hidden_size)
+        self.key = nn.Parameter(torch.empty(n, in_features))
+        self.value = nn.Parameter(torch.empty(n, out_features))
+        self.bias = nn.Parameter(torch.empty(out_features))
+        D = next_power_of_two(in_features)
         copies = -(-options.num_hashes * options.bits // D)
         diagonals = torch.empty(copies, _ROUNDS, D) if options.form == "sampled" else None
         self.register_buffer("diagonals", diagonals)
@@ -106,8 +106,8 @@ class YosoFFN(FeedForward):
             nn.init.normal_(self.diagonals)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] to [..., hidden_size]."""
-        x_Md = x.reshape(-1, self.hidden_size).to(self.key.dtype)
+        """[..., in_features] to [..., out_features]."""
+        x_Md = x.reshape(-1, self.in_features).to(self.key.dtype)
         q_Md, k_nd = F.normalize(x_Md, dim=-1), F.normalize(self.key, dim=-1)
         if self.options.form == "expectation":
             sum_Md = self._expected_weights(q_Md, k_nd) @ self.value
@@ -117,7 +117,7 @@ class YosoFFN(FeedForward):
             sum_Md = self._read_tables(q_Md, k_nd)
         # a token whose buckets are all empty gets the bias alone, and has no gradient
         y_Md = F.normalize(sum_Md.to(self.bias.dtype), dim=-1, eps=1e-6) + self.bias
-        return y_Md.to(x.dtype).view(x.shape)
+        return y_Md.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def _expected_weights(self, q_Md: Tensor, k_nd: Tensor) -> Tensor:
         # half precision is too coarse for acos near 1
@@ -141,7 +141,7 @@ class YosoFFN(FeedForward):
         o = self.options
         with torch.autocast(q_Md.device.type, enabled=False):
             codes_Mm, codes_nm = (self.hash(v, self.diagonals) for v in (q_Md, k_nd))
-            table_mSd = self.value.new_zeros(o.num_hashes, 1 << o.bits, self.hidden_size)
+            table_mSd = self.value.new_zeros(o.num_hashes, 1 << o.bits, self.out_features)
             for table_Sd, codes_n in zip(table_mSd, codes_nm.T, strict=True):
                 table_Sd.index_add_(0, codes_n, self.value)
             average_Mm1 = q_Md.new_full((*codes_Mm.shape, 1), 1 / o.num_hashes)
@@ -158,7 +158,7 @@ class YosoFFN(FeedForward):
             int32 [rows, m].
         """
         o, signs = self.options, diagonals.sign()
-        h_RrD = F.pad(v_Rd, (0, signs.shape[-1] - self.hidden_size)).unsqueeze(1)
+        h_RrD = F.pad(v_Rd, (0, signs.shape[-1] - self.in_features)).unsqueeze(1)
         for round_ in range(_ROUNDS):
             h_RrD = ops.hadamard_transform(h_RrD * signs[:, round_])
         z_Rmt = h_RrD.flatten(1)[:, : o.num_hashes * o.bits].unflatten(1, (o.num_hashes, o.bits))
@@ -170,14 +170,14 @@ class YosoFFN(FeedForward):
         Sampled: the sign diagonals multiply, the transforms add, m rows of d are added up; 1 / m belongs to the tables,
         which are built once. A token reads as many table entries; they stand for the parameters touched.
         """
-        o, d = self.options, self.hidden_size
+        o, d, outputs = self.options, self.in_features, self.out_features
         parameters = sum(p.numel() for p in self.parameters())
         if o.form == "expectation":
-            return cost.of({"weights": 2 * d * len(self.key), "values": 2 * d * len(self.key)}, parameters)
+            return cost.of({"weights": 2 * d * len(self.key), "values": 2 * outputs * len(self.key)}, parameters)
         D = next_power_of_two(d)
         rounds = len(self.diagonals) * _ROUNDS
-        parts = {"hash": rounds * D, "hadamard": rounds * D * log2(D), "gather": o.num_hashes * d}
-        return cost.of(parts, parameters, touched=min(parameters, o.num_hashes * d + d))
+        parts = {"hash": rounds * D, "hadamard": rounds * D * log2(D), "gather": o.num_hashes * outputs}
+        return cost.of(parts, parameters, touched=min(parameters, o.num_hashes * outputs + outputs))
 
 
 def collision_probability(q_Md: Tensor, k_nd: Tensor, bits: int) -> Tensor:

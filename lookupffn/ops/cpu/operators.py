@@ -156,7 +156,7 @@ def serves_lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> bool:
         return False
     if x_Md.dtype not in _INPUT_TYPES or table.dtype not in _TABLE_TYPES or not _on_cpu(x_Md, table, projection):
         return False
-    if projection.dtype not in _INPUT_TYPES:
+    if projection.dtype not in _INPUT_TYPES or x_Md.shape[1] != table.shape[2]:
         return False
     if torch.is_grad_enabled() and any(
         t.requires_grad for t in (x_Md, table, projection, weights.projection_bias, weights.bias)

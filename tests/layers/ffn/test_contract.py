@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from lookupffn import UserError, build_ffn
-from lookupffn.layers import ffn_class, ffn_names
+from lookupffn.layers import feed_forwards_in, ffn_class, ffn_names
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "ffn").glob("*.yaml"))
 every_ffn = pytest.mark.parametrize("name", ffn_names())
@@ -48,6 +48,45 @@ def test_shape_type_and_gradients(name, hidden_size):
     assert torch.isfinite(x.grad).all()
     for parameter_name, parameter in ffn.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), parameter_name
+
+
+@every_ffn
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 48), (48, 16)])
+def test_inputs_and_outputs_of_different_sizes(name, inputs, outputs):
+    if ffn_class(name).square:
+        with pytest.raises(UserError, match=f"out_features must be {inputs}"):
+            build_ffn(name, hidden_size=inputs, out_features=outputs)
+        return
+    ffn = build_ffn(name, hidden_size=inputs, out_features=outputs)
+    x = torch.randn(2, 7, inputs, requires_grad=True)
+    y = ffn(x)
+    assert y.shape == (2, 7, outputs)
+    sum(ffn.auxiliary_losses().values(), y.square().mean()).backward()
+    assert x.grad.isfinite().all() and all(p.grad.isfinite().all() for p in ffn.parameters())
+    assert ffn.cost().parameters == sum(p.numel() for p in ffn.parameters())
+    with torch.no_grad():
+        quick = ffn.eval()(x)
+    # no gradient, no training: another path, the same function
+    assert quick.shape == y.shape and torch.allclose(quick, ffn(x), atol=1e-5)
+
+
+def test_lookup_costs_its_own_outputs():
+    """Its projection depends on the inputs alone, its gather on the outputs alone."""
+    square, wide = (build_ffn("lookup", hidden_size=32, out_features=n).cost().flops_by_part for n in (32, 96))
+    assert wide["gather"] == 3 * square["gather"]
+    assert {k: v for k, v in wide.items() if k != "gather"} == {k: v for k, v in square.items() if k != "gather"}
+
+
+@pytest.mark.parametrize("outputs", [0, 2.5, True])
+def test_bad_out_features(outputs):
+    with pytest.raises(UserError, match="out_features must be a positive integer"):
+        build_ffn("gemm", hidden_size=32, out_features=outputs)
+
+
+def test_feed_forwards_are_found_by_type_whatever_they_are_called():
+    inner = build_ffn("gemm", hidden_size=8)
+    module = torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(8, 8), inner), build_ffn("none", hidden_size=8)])
+    assert list(feed_forwards_in(module)) == [inner, module[1]]
 
 
 @every_ffn
