@@ -1,21 +1,38 @@
-# `make train` and `make test` work from a bare clone with Python 3.11 or newer; .venv is made at first use.
+# Works from a bare clone with Python 3.11 or newer; .venv is made at first use.
 PYTHON ?= python3
 VENV := .venv
 ARGS ?= ffn=lookup
+CXX_SOURCES = $(shell find lookupffn -name '*.cpp' -o -name '*.h')
 
-.PHONY: train test lint clean
+.DEFAULT_GOAL := help
+.PHONY: help train test quick lint format hooks clean
 
-train: $(VENV)/.runtime
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+train: $(VENV)/.runtime  ## pretrain: ARGS="ffn=gemm model=mini" (default: ffn=lookup)
 	$(VENV)/bin/python train.py $(ARGS)
 
-test: lint
+test: lint  ## lint and every test
 	$(VENV)/bin/python -m pytest
 
-lint: $(VENV)/.development
+quick: lint  ## lint and the tests that take no more than seconds
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+lint: $(VENV)/.development  ## ruff
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-clean:
+format: $(VENV)/.development  ## lay out Python and C++
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(CXX_SOURCES)
+
+hooks: $(VENV)/.development  ## install the pre-commit hooks
+	$(VENV)/bin/pre-commit install
+
+
+clean:  ## remove .venv
 	rm -rf $(VENV)
 
 $(VENV)/bin/python:
