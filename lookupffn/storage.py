@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,50 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_text(path: Path, most: int = 2**26, *, damaged: bool = False) -> str:
+    """Text of an ordinary file: never a pipe, which may block, nor a device, which may not end.
+
+    Args:
+        path: the file.
+        most: bytes it may have.
+        damaged: whether bytes that are not UTF-8 are replaced instead of refused.
+
+    Raises:
+        UserError: it is missing, unreadable, too large, something else than a file, or not text.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"cannot read {path}: it is not an ordinary file")
+            content = file.read(most + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if len(content) > most:
+        raise UserError(f"cannot read {path}: it is larger than {most:,} bytes")
+    try:
+        return content.decode("utf-8", "replace" if damaged else "strict")
+    except UnicodeDecodeError:
+        raise UserError(f"damaged file {path}: not text") from None
+
+
+def read_json(path: Path, most: int = 2**26) -> dict[str, Any]:
+    """A JSON object from an ordinary file of at most ``most`` bytes.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        value = json.loads(read_text(path, most))
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"damaged file {path}: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"damaged file {path}: not a JSON object")
+    return value
 
 
 def read_manifest(entry: Path) -> dict[str, dict]:

@@ -30,11 +30,12 @@ from lookupffn import UserError, build_ffn
 from lookupffn.cli.launch import EXIT_USER_ERROR, configure_logging, report_failure
 from lookupffn.data import prepare_data
 from lookupffn.evaluation.latency import layers_runner, medians, module_inputs
+from lookupffn.models.loading import load_model, load_tokenizer
 from lookupffn.report.latency import identity
 from lookupffn.report.runs import Run, find_runs
-from lookupffn.runs.folder import MODEL
-from lookupffn.runs.source import find_model, load_model, load_tokenizer
-from lookupffn.runs.summary import surroundings
+from lookupffn.runs.machine import surroundings
+from lookupffn.runs.model_source import find_model
+from lookupffn.runs.names import MODEL
 from lookupffn.storage import write_atomically
 from lookupffn.training.setup import cache_folder
 

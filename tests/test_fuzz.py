@@ -23,11 +23,11 @@ from lookupffn import storage
 from lookupffn.data.corpus.text import read_documents
 from lookupffn.data.packing import PackedTokens
 from lookupffn.errors import UserError
+from lookupffn.models.loading import load_model, load_model_config, load_tokenizer
 from lookupffn.report.runs import read_run
 from lookupffn.runs.checkpoint import load_state, verify_checkpoint
-from lookupffn.runs.folder import read_config
-from lookupffn.runs.metrics import read_metrics
-from lookupffn.runs.source import find_model, load_model, load_model_config, load_tokenizer
+from lookupffn.runs.model_source import find_model
+from lookupffn.runs.reading import read_config, read_metrics
 from lookupffn.training.checks import check_config
 from lookupffn.training.setup import resolve
 from tests.training.tiny import compose, workspace
@@ -202,9 +202,9 @@ def test_summaries(run: Path):
 
 def test_metrics(run: Path):
     path = run / "metrics.jsonl"
-    survive(100, "metrics", bites(path), lambda: read_metrics(path, 4))
+    survive(100, "metrics", bites(path), lambda: read_metrics(path.parent, 4))
     path.write_text("".join(json.dumps({"step": odd}) + "\n" for odd in ODD))
-    read_metrics(path, 4)
+    read_metrics(path.parent, 4)
 
 
 def test_checkpoints(run: Path):

@@ -14,10 +14,13 @@ from lookupffn.config.sections import evaluation_settings
 from lookupffn.data import prepare_data
 from lookupffn.distributed.processes import start_accelerator, sum_over
 from lookupffn.errors import UserError
+from lookupffn.models.loading import load_model, load_tokenizer
 from lookupffn.objectives.mlm import evaluate_mlm
+from lookupffn.objectives.pretrained import check_tokenizer
 from lookupffn.report import evaluation_table
-from lookupffn.runs.source import ModelSource, check_tokenizer, find_model, load_model, load_tokenizer
-from lookupffn.runs.summary import model_figures, surroundings
+from lookupffn.runs.machine import surroundings
+from lookupffn.runs.model_source import ModelSource, find_model
+from lookupffn.runs.summary import model_figures
 from lookupffn.storage import to_json, write_atomically
 from lookupffn.training.checks import check_data
 from lookupffn.training.setup import absolute_paths, build_masker, cache_folder, path_text

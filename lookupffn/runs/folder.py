@@ -1,44 +1,32 @@
-"""A run's folder: its name, who may write in it, whether it is new, unfinished or finished, and its metrics file.
-
-config.yaml      the resolved config, written first
-metrics.jsonl    one line per logged step
-checkpoints/     see checkpoint.py
-model/           HuggingFace format, written when training is done
-summary.json     written last: a folder that has one is finished
-"""
+"""Opening a run folder: whether it is new, unfinished or finished, whether this run may go on in it, and its lock."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import newest_checkpoint
+from lookupffn.runs.lock import Lock, lock, unlock
+from lookupffn.runs.names import (
+    CHECKPOINTS,
+    CONFIG,
+    LOCK,
+    METRICS,
+    MODEL,
+    NOT_IN_NAME,
+    SUMMARY,
+    default_name,
+    member_folder,
+)
+from lookupffn.runs.reading import flatten, read_config
 from lookupffn.storage import write_atomically
 
-CONFIG, METRICS, CHECKPOINTS, MODEL, SUMMARY, LOCK = (
-    "config.yaml",
-    "metrics.jsonl",
-    "checkpoints",
-    "model",
-    "summary.json",
-    ".lock",
-)
-# what a run is written with, not what it computes
-NOT_IN_NAME = ("output_dir", "overwrite", "cache_dir", "tracker")
 # what may change when a run goes on; a longer budget stretches the rest of the schedule
 MAY_CHANGE = (
     *NOT_IN_NAME,
@@ -48,24 +36,7 @@ MAY_CHANGE = (
     "evaluation.batch_size",
 )
 
-_held: set[int] = set()
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Lock:
-    """A folder that is held.
-
-    Attributes:
-        path: the folder.
-        descriptor: of the open lock file; None where the file system has no locks.
-        created: the folders that were made for it, outermost first.
-    """
-
-    path: Path
-    descriptor: int | None
-    created: tuple[Path, ...]
 
 
 class RunFolder:
@@ -75,47 +46,22 @@ class RunFolder:
         path: the folder.
     """
 
-    def __init__(self, path: Path, lock: Lock, *, fresh: bool) -> None:
+    def __init__(self, path: Path, held: Lock, *, fresh: bool) -> None:
         """
         Args:
             path: the folder.
-            lock: on it.
+            held: its lock.
             fresh: whether this process began the run.
         """
         self.path = path
-        self._lock = lock
+        self._lock = held
         self._fresh = fresh
 
     def release(self) -> None:
-        """Gives the folder free; one that a refused run never wrote anything in goes away again."""
+        """Releases the folder, and removes it where a run was refused before it wrote anything."""
         if self._fresh and {entry.name for entry in self.path.iterdir()} <= {CONFIG, LOCK}:
             (self.path / CONFIG).unlink(missing_ok=True)
-        _unlock(self._lock)
-
-
-def default_name(config: dict[str, Any]) -> str:
-    """{ffn}-{model}-{data}-seed{seed}-{hash of everything that defines the run}."""
-    defining = {key: value for key, value in config.items() if key not in NOT_IN_NAME}
-    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    parts = [config["ffn"]["name"], config["model"]["name"], config["data"]["name"], f"seed{config['seed']}", digest]
-    return "-".join(str(part).replace("/", "_") for part in parts)
-
-
-def member_folder(config: dict[str, Any]) -> Path:
-    """The folder of a sweep member: by its default name, in output_dir or outputs/."""
-    return Path("outputs" if config["output_dir"] is None else config["output_dir"]) / default_name(config)
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """A finished run's summary.json.
-
-    Raises:
-        UserError: it is missing or unreadable.
-    """
-    try:
-        return json.loads((path / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path / SUMMARY}: {' '.join(str(error).split())}") from None
+        unlock(self._lock)
 
 
 def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> RunFolder | None:
@@ -139,28 +85,28 @@ def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> Ru
     name = default_name(config)
     if config["output_dir"] is None and not config["overwrite"]:
         for path in _suffixed(Path("outputs") / name):
-            lock = None if (path / SUMMARY).exists() else _lock(path)
-            if lock is None:
+            held = None if (path / SUMMARY).exists() else lock(path)
+            if held is None:
                 continue
             if not (path / SUMMARY).exists() and not _differences(path, config):
-                return _claim(path, lock, config)
-            _unlock(lock)
-    whole = sweep_member or config["output_dir"] is None
-    path = member_folder(config) if whole else Path(config["output_dir"])
+                return _claim(path, held, config)
+            unlock(held)
+    by_name = sweep_member or config["output_dir"] is None
+    path = member_folder(config) if by_name else Path(config["output_dir"])
     if (path / SUMMARY).exists() and not config["overwrite"]:
         if sweep_member:
             logger.info("%s is finished: skipped", path)
             return None
         raise UserError(f"{path} holds a finished run: give another output_dir, or overwrite=true to replace it")
-    lock = _lock(path)
-    if lock is None:
+    held = lock(path)
+    if held is None:
         raise UserError(f"{path} is in use by another run: wait for it, or give another output_dir")
     try:
         _prepare_explicit(path, config)
     except BaseException:
-        _unlock(lock)
+        unlock(held)
         raise
-    return _claim(path, lock, config)
+    return _claim(path, held, config)
 
 
 def _prepare_explicit(path: Path, config: dict[str, Any]) -> None:
@@ -194,14 +140,14 @@ def _can_go_on(path: Path, config: dict[str, Any]) -> bool:
         return False
 
 
-def _claim(path: Path, lock: Lock, config: dict[str, Any]) -> RunFolder:
+def _claim(path: Path, held: Lock, config: dict[str, Any]) -> RunFolder:
     fresh = not (path / CONFIG).exists()
     try:
-        write_atomically(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
+        write_atomically(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     except BaseException:
-        _unlock(lock)
+        unlock(held)
         raise
-    return RunFolder(path, lock, fresh=fresh)
+    return RunFolder(path, held, fresh=fresh)
 
 
 def _clear(path: Path) -> None:
@@ -223,77 +169,6 @@ def _suffixed(path: Path) -> Iterator[Path]:
         number += 1
 
 
-def _lock(path: Path) -> Lock | None:
-    """Locks a folder, making it if need be; None where it is taken.
-
-    flock dies with its owner, so a killed run leaves nothing to clean up.
-    """
-    created = tuple(folder for folder in (*reversed(path.parents), path) if not folder.exists())
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except OSError as error:
-                os.close(descriptor)
-                logger.warning("%s: no file locks here (%s); do not start a second run in it", path, error.strerror)
-                return Lock(path, None, created)
-            # the run before may have removed the file between our opening and locking it
-            current = os.stat(path / LOCK, follow_symlinks=False) if (path / LOCK).exists() else None
-            if current is not None and current.st_ino == os.fstat(descriptor).st_ino:
-                _held.add(descriptor)
-                return Lock(path, descriptor, created)
-            os.close(descriptor)
-    except OSError as error:
-        _remove_created(created)
-        raise UserError(f"cannot write in {path}: {error.strerror}; give another output_dir") from None
-
-
-def _unlock(lock: Lock) -> None:
-    """Gives a folder free; the folders made for it go away again where nothing came to be in them."""
-    # removed while it is still held: whoever opened the old file notices (see _lock)
-    (lock.path / LOCK).unlink(missing_ok=True)
-    _remove_created(lock.created)
-    if lock.descriptor in _held:
-        _held.discard(lock.descriptor)
-        os.close(lock.descriptor)
-
-
-def _remove_created(created: tuple[Path, ...]) -> None:
-    for folder in reversed(created):
-        with contextlib.suppress(OSError):  # something is in it
-            folder.rmdir()
-
-
-def _close_inherited() -> None:
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-# a worker that outlives a killed run must not keep its lock
-os.register_at_fork(after_in_child=_close_inherited)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A run folder's config.yaml.
-
-    Raises:
-        UserError: it is missing or unreadable.
-    """
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path / CONFIG), resolve=True)
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path / CONFIG}: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path / CONFIG} is not the config of a run")
-    return config
-
-
 def _differences(path: Path, config: dict[str, Any]) -> list[str]:
     """What defines a run and is not the same in a folder's config.yaml, as "key: old, now new"."""
     if not (path / CONFIG).exists():
@@ -304,12 +179,3 @@ def _differences(path: Path, config: dict[str, Any]) -> list[str]:
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and key not in MAY_CHANGE and key.split(".")[0] not in MAY_CHANGE
     ]
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("training.max_steps", 1500), ... for every value of a nested config."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

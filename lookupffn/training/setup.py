@@ -12,10 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from lookupffn.data import Masker, PreparedData
 from lookupffn.errors import UserError
 from lookupffn.models import LookupRobertaForMaskedLM, build_model_config
+from lookupffn.models.loading import check_vocabulary, load_model
 from lookupffn.objectives.mlm import unigram_log_probabilities
+from lookupffn.objectives.pretrained import check_tokenizer
 from lookupffn.runs.checkpoint import newest_checkpoint, remove_partial
-from lookupffn.runs.folder import CHECKPOINTS
-from lookupffn.runs.source import ModelSource, check_tokenizer, check_vocabulary, load_model
+from lookupffn.runs.model_source import ModelSource
+from lookupffn.runs.names import CHECKPOINTS
 
 # settings that name a file or folder
 _PATHS = ("output_dir", "cache_dir", "init_from")

@@ -20,27 +20,29 @@ from accelerate import Accelerator
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from lookupffn.config.sections import TrainingSettings, evaluation_settings, optimizer_settings, training_settings
+from lookupffn.config.sections import (
+    Budget,
+    TrainingSettings,
+    evaluation_settings,
+    optimizer_settings,
+    training_settings,
+)
 from lookupffn.data import prepare_data, training_batches
 from lookupffn.distributed.exact_sum import ExactSum
 from lookupffn.distributed.processes import any_process, on_main, share, start_accelerator, sum_over
 from lookupffn.distributed.sharding import prepare, take_state, whole_state, whole_weights
 from lookupffn.errors import UserError
 from lookupffn.objectives.mlm import EvaluationStopped, evaluate_mlm, unigram_perplexity
+from lookupffn.objectives.pretrained import own_tokenizer, starting_model
 from lookupffn.report import run_table
 from lookupffn.runs.checkpoint import amend_checkpoint, load_state, save_checkpoint, what_is_kept, write_model
-from lookupffn.runs.folder import (
-    CHECKPOINTS,
-    METRICS,
-    MODEL,
-    SUMMARY,
-    member_folder,
-    open_run_folder,
-    read_summary,
-)
-from lookupffn.runs.metrics import append_line, show, sync, truncate_metrics
-from lookupffn.runs.source import ModelSource, own_tokenizer, starting_model
-from lookupffn.runs.summary import model_figures, run_summary, surroundings, training_flops_per_token
+from lookupffn.runs.folder import open_run_folder
+from lookupffn.runs.machine import surroundings
+from lookupffn.runs.metrics import append_line, sync, truncate_metrics
+from lookupffn.runs.model_source import ModelSource
+from lookupffn.runs.names import CHECKPOINTS, METRICS, MODEL, SUMMARY, member_folder
+from lookupffn.runs.reading import read_summary
+from lookupffn.runs.summary import model_figures, run_summary, training_flops_per_token
 from lookupffn.signals import Interrupted, deferring, handling, name, received
 from lookupffn.storage import finite, to_json, write_atomically
 from lookupffn.training.budget import Clock, budget_progress
@@ -328,3 +330,27 @@ def _train_in(
         bar.close()
         if tracker is not None and not finished:
             tracker.finish(None, failed=True)
+
+
+def show(bar: tqdm, line: dict[str, Any], budget: Budget, progress: float) -> None:
+    """The progress bar's figures, and a log line at validation points.
+
+    Args:
+        bar: the progress bar.
+        line: of metrics.jsonl.
+        budget: of the run.
+        progress: used-up part of a budget of minutes, 0 to 1.
+    """
+    shown = {
+        "loss": f"{line['loss']:.3f}",
+        "lr": f"{line['learning_rate']:.1e}",
+        "tok/s": f"{line['tokens_per_s']:,.0f}",
+    }
+    if budget.unit == "minutes":
+        shown["min"] = f"{progress * budget.amount:.1f}/{budget.amount:g}"
+    bar.set_postfix(shown, refresh=False)
+    if "validation_loss" in line:
+        logger.info(
+            "step %d: validation perplexity %.2f (loss %.4f)",
+            line["step"], line["validation_perplexity"], line["validation_loss"],
+        )  # fmt: skip

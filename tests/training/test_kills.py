@@ -17,7 +17,7 @@ import lookupffn.storage as files
 import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import list_checkpoints, load_state
-from lookupffn.runs.folder import read_config
+from lookupffn.runs.reading import read_config
 from tests.training.forks import in_fork
 from tests.training.test_loop import killed_run
 from tests.training.tiny import Workspace, metrics, weights, workspace

@@ -18,8 +18,8 @@ from transformers import (
 import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
 from lookupffn.models import LookupRobertaForMaskedLM
+from lookupffn.models.loading import load_model
 from lookupffn.runs.checkpoint import list_checkpoints
-from lookupffn.runs.source import load_model
 from lookupffn.training import train
 from tests.training.tiny import Workspace, compose, metrics, stranger, weights
 

@@ -7,7 +7,7 @@ import torch
 
 from lookupffn.config.sections import training_settings
 from lookupffn.errors import UserError
-from tests.training.test_processes import TRAIN, end, start, torchrun
+from tests.distributed.test_processes import TRAIN, end, start, torchrun
 from tests.training.tiny import Workspace, metrics, section, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

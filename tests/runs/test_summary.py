@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lookupffn.runs import summary
-from lookupffn.runs.summary import git_commit, plateau_exit_step, versions
+from lookupffn.runs import machine
+from lookupffn.runs.machine import git_commit, versions
+from lookupffn.runs.summary import plateau_exit_step
 from lookupffn.storage import to_json
 
 
@@ -26,7 +27,7 @@ def test_plateau_exit_step():
 
 
 def test_commit_says_when_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(summary, "ROOT", tmp_path.resolve())
+    monkeypatch.setattr(machine, "ROOT", tmp_path.resolve())
     assert git_commit() is None
 
     def git(*arguments: str) -> str:
@@ -45,7 +46,7 @@ def test_commit_says_when_files_differ(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "a").write_text("2")
     assert git_commit() == f"{commit}-dirty"
     (tmp_path / "inside").mkdir()
-    monkeypatch.setattr(summary, "ROOT", (tmp_path / "inside").resolve())
+    monkeypatch.setattr(machine, "ROOT", (tmp_path / "inside").resolve())
     assert git_commit() is None
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from lookupffn.errors import UserError
-from lookupffn.runs.source import find_model, load_model
+from lookupffn.models.loading import load_model
+from lookupffn.runs.model_source import find_model
 from lookupffn.training import score
 from tests.training.tiny import Workspace, compose, stranger
 
@@ -198,7 +199,7 @@ def test_damaged_and_strange_models(copy: Path, tmp_path: Path):
         (model / "config.json").write_text(json.dumps(config | changes))
         refused(message)
     (model / "config.json").write_text("[" * 100_000)
-    refused("cannot read")
+    refused("damaged file")
 
 
 @pytest.mark.parametrize(

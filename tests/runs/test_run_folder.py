@@ -6,11 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from lookupffn.errors import UserError
-from lookupffn.runs.folder import (
-    default_name,
-    open_run_folder,
-    read_config,
-)
+from lookupffn.runs.folder import open_run_folder
+from lookupffn.runs.names import default_name
+from lookupffn.runs.reading import read_config
 from tests.training.tiny import compose
 
 
