@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lookupffn.data.labelled.tasks import Examples
 from lookupffn.data.masking import stream_keys
+from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +92,14 @@ def _columns(texts: list[tuple[str, ...]]) -> list[list[str]]:
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Steps in which every example is seen once; the last batch may be smaller."""
-    return -(-examples // batch_size)
+    """Whole batches of an epoch: every step weighs its examples alike, so what does not fill a batch is left out.
+
+    Raises:
+        UserError: there is not even one.
+    """
+    if examples < batch_size:
+        raise UserError(f"training.batch_size={batch_size} is more than the {examples} training examples: lower it")
+    return examples // batch_size
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
@@ -102,10 +109,11 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int
     the batches are put in a random order.
 
     Returns:
-        ``steps_per_epoch`` arrays of example numbers, each example in one of them.
+        ``steps_per_epoch`` arrays of ``batch_size`` example numbers, each example at most once; which examples are left
+        over is another matter in each epoch.
     """
     keys = stream_keys(seed ^ _ORDER_SALT, epoch, np.arange(len(lengths)))
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys, kind="stable")[: steps_per_epoch(len(lengths), batch_size) * batch_size]
     batches = []
     for start in range(0, len(order), WINDOW * batch_size):
         window = order[start : start + WINDOW * batch_size]
@@ -115,27 +123,45 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int
     return [batches[place] for place in places]
 
 
-def training_batches(
-    encoded: Encoded,
-    *,
-    seed: int,
-    batch_size: int,
-    start_step: int,
-    end_step: int,
-    rank: int = 0,
-    world_size: int = 1,
-    accumulation: int = 1,
-) -> Iterator[list[LabelledBatch]]:
-    """Steps ``start_step`` to ``end_step`` of process ``rank``: for each a list of ``accumulation`` micro-batches.
+class TrainingOrder:
+    """Which examples each step of a training sees: a pure function of (seed, step), the epoch at hand remembered."""
 
-    A batch that does not divide evenly is shared out as evenly as it can be; a part without examples is left out.
-    """
-    per_epoch = steps_per_epoch(len(encoded), batch_size)
-    epoch, batches = -1, []
-    for step in range(start_step, end_step):
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            batches = epoch_batches(encoded.lengths, batch_size, seed=seed, epoch=epoch)
-        parts = np.array_split(batches[step % per_epoch], world_size * accumulation)
-        own = parts[rank * accumulation : (rank + 1) * accumulation]
-        yield [encoded.batch(part) for part in own if len(part)]
+    def __init__(self, encoded: Encoded, *, seed: int, batch_size: int) -> None:
+        """
+        Raises:
+            UserError: not even one batch.
+        """
+        self.encoded, self.seed, self.batch_size = encoded, seed, batch_size
+        self.steps_per_epoch = steps_per_epoch(len(encoded), batch_size)
+        self._epoch = -1
+        self._batches: list[np.ndarray] = []
+        self._tokens: list[np.ndarray] = []  # of each epoch, tokens up to the end of each step
+
+    def step(self, number: int) -> np.ndarray:
+        """The examples of a step, [batch_size]."""
+        epoch, place = divmod(number, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._batches = epoch_batches(self.encoded.lengths, self.batch_size, seed=self.seed, epoch=epoch)
+        return self._batches[place]
+
+    def tokens(self, steps: int) -> int:
+        """Tokens of the first ``steps`` steps, padding not counted."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        while len(self._tokens) < epochs + bool(rest):
+            batches = epoch_batches(self.encoded.lengths, self.batch_size, seed=self.seed, epoch=len(self._tokens))
+            self._tokens.append(np.cumsum([self.encoded.lengths[batch].sum() for batch in batches]))
+        whole = sum(int(epoch[-1]) for epoch in self._tokens[:epochs])
+        return whole + (int(self._tokens[epochs][rest - 1]) if rest else 0)
+
+    def batches(
+        self, *, start_step: int, end_step: int, rank: int = 0, world_size: int = 1, accumulation: int = 1
+    ) -> Iterator[list[LabelledBatch]]:
+        """Steps ``start_step`` to ``end_step`` of process ``rank``: for each ``accumulation`` equal micro-batches.
+
+        The batch size must be a multiple of ``world_size * accumulation``.
+        """
+        micro = self.batch_size // (world_size * accumulation)
+        for number in range(start_step, end_step):
+            own = self.step(number)[rank * accumulation * micro : (rank + 1) * accumulation * micro]
+            yield [self.encoded.batch(own[start : start + micro]) for start in range(0, len(own), micro)]

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from lookupffn.data.labelled.batches import Encoded, epoch_batches, steps_per_epoch, training_batches
+from lookupffn.data.labelled.batches import Encoded, TrainingOrder, epoch_batches, steps_per_epoch
 from lookupffn.data.labelled.tasks import Examples
+from lookupffn.errors import UserError
+from tests.data.labelled.words import word_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from tests.data.labelled.words import word_tokenizer
-
     return word_tokenizer()
 
 
@@ -20,42 +20,47 @@ def examples(count, pair=False):
     return Examples(texts, draw.integers(0, 2, count))
 
 
-def test_every_example_once_an_epoch_in_another_order():
-    lengths = np.random.default_rng(1).integers(3, 60, 1000)
+def test_every_example_at_most_once_an_epoch_in_another_order():
+    lengths = np.random.default_rng(1).integers(3, 60, 1005)
     first, second = (epoch_batches(lengths, 16, seed=5, epoch=epoch) for epoch in (0, 1))
     for batches in (first, second):
-        assert len(batches) == steps_per_epoch(1000, 16)
-        assert sorted(np.concatenate(batches)) == list(range(1000))
+        assert len(batches) == steps_per_epoch(1005, 16) == 62
+        assert len(set(np.concatenate(batches))) == 62 * 16
+    left = [set(range(1005)) - set(np.concatenate(batches)) for batches in (first, second)]
+    assert len(left[0]) == len(left[1]) == 13 and left[0] != left[1]
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
     padded = sum(len(batch) * lengths[batch].max() for batch in first)
-    assert padded < 1.08 * lengths.sum()
+    assert padded < 1.08 * sum(lengths[batch].sum() for batch in first)
+
+
+def test_too_few_examples_are_refused():
+    with pytest.raises(UserError, match=r"training\.batch_size=16 is more than the 15 training examples"):
+        steps_per_epoch(15, 16)
 
 
 @pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (2, 1), (1, 4), (2, 2)])
 def test_processes_share_the_same_batch(tokenizer, world, accumulation):
-    encoded = Encoded(examples(50), tokenizer, 32, "train")
-    alone = [
-        step[0].numbers.tolist() for step in training_batches(encoded, seed=3, batch_size=16, start_step=0, end_step=7)
-    ]
-    parts = [
-        list(
-            training_batches(
-                encoded, seed=3, batch_size=16, start_step=0, end_step=7, rank=rank, world_size=world,
-                accumulation=accumulation,
-            )
-        )
-        for rank in range(world)
-    ]  # fmt: skip
+    order = TrainingOrder(Encoded(examples(50), tokenizer, 32, "train"), seed=3, batch_size=16)
+    alone = [step[0].numbers.tolist() for step in order.batches(start_step=0, end_step=7)]
+    shape = {"world_size": world, "accumulation": accumulation}
+    parts = [list(order.batches(start_step=0, end_step=7, rank=rank, **shape)) for rank in range(world)]
     for step, whole in enumerate(alone):
         assert [n for rank in parts for micro in rank[step] for n in micro.numbers.tolist()] == whole
+        assert {len(micro.labels) for rank in parts for micro in rank[step]} == {16 // (world * accumulation)}
 
 
 def test_a_resumed_run_sees_what_it_would_have_seen(tokenizer):
     encoded = Encoded(examples(50), tokenizer, 32, "train")
-    whole = list(training_batches(encoded, seed=3, batch_size=8, start_step=0, end_step=20))
-    rest = list(training_batches(encoded, seed=3, batch_size=8, start_step=9, end_step=20))
+    whole = list(TrainingOrder(encoded, seed=3, batch_size=8).batches(start_step=0, end_step=20))
+    rest = list(TrainingOrder(encoded, seed=3, batch_size=8).batches(start_step=9, end_step=20))
     for (one,), (other,) in zip(whole[9:], rest, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_tokens_are_those_of_the_batches(tokenizer):
+    order = TrainingOrder(Encoded(examples(50), tokenizer, 32, "train"), seed=3, batch_size=8)
+    seen = [int(batch.attention_mask.sum()) for (batch,) in order.batches(start_step=0, end_step=20)]
+    assert [order.tokens(steps) for steps in range(21)] == [sum(seen[:steps]) for steps in range(21)]
 
 
 def test_padding_and_truncation(tokenizer, caplog):
