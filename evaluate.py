@@ -8,7 +8,7 @@ from lookupffn.cli.launch import run_main
 def main(cfg: DictConfig) -> None:
     """One evaluation."""
     # imported here so that a mistyped command is answered without waiting for torch
-    from lookupffn.training import score
+    from lookupffn.evaluation.score import score
 
     score(cfg)
 

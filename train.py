@@ -8,9 +8,10 @@ from lookupffn.cli.launch import run_main, sweep_member
 def main(cfg: DictConfig) -> tuple[float, float] | None:
     """One run; returns what a sweep may minimise: validation perplexity and feed-forward FLOPs a token."""
     # imported here so that a mistyped command is answered without waiting for torch
+    from lookupffn.objectives import MaskedLanguageModelling
     from lookupffn.training import train
 
-    summary = train(cfg, sweep_member=sweep_member())
+    summary = train(cfg, MaskedLanguageModelling, sweep_member=sweep_member())
     return summary and (summary["validation_perplexity"], summary["ffn_flops_per_token"])
 
 

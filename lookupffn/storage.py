@@ -37,6 +37,11 @@ _SILENT_BYTES = 64 * 2**20
 Kept = tuple[type[BaseException], ...]
 
 
+def cache_root(configured: str | None) -> Path:
+    """Where prepared corpora are kept: ``configured``, else $LOOKUPFFN_CACHE, else ~/.cache/lookupffn."""
+    return Path(configured or os.environ.get("LOOKUPFFN_CACHE") or Path.home() / ".cache" / "lookupffn").expanduser()
+
+
 def fingerprint(**parts: object) -> str:
     """32 hex digits that change when any part (anything JSON can hold) changes."""
     canonical = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)

@@ -36,8 +36,7 @@ from lookupffn.report.runs import Run, find_runs
 from lookupffn.runs.machine import surroundings
 from lookupffn.runs.model_source import find_model
 from lookupffn.runs.names import MODEL
-from lookupffn.storage import write_atomically
-from lookupffn.training.setup import cache_folder
+from lookupffn.storage import cache_root, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def trained(run: Run, tokens: int, cache: str | None) -> tuple[list[nn.Module], 
     """
     source = find_model(run.path)
     model = load_model(source.folder).eval()
-    folder = cache_folder(cache or source.run_config.get("cache_dir"))
+    folder = cache_root(cache or source.run_config.get("cache_dir"))
     try:
         data = prepare_data(source.run_config["data"], load_tokenizer(source.folder), folder, splits=("validation",))
     except UserError as error:

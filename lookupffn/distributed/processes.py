@@ -51,7 +51,7 @@ def sum_over(accelerator: Accelerator) -> Callable[[torch.Tensor], torch.Tensor]
     return lambda tensor: accelerator.reduce(tensor.to(accelerator.device), reduction="sum").cpu()
 
 
-def share(accelerator: Accelerator, value: Any) -> Any:
+def broadcast(accelerator: Accelerator, value: Any) -> Any:
     """The main process's value, on every process."""
     if accelerator.num_processes == 1:
         return value
@@ -66,7 +66,7 @@ def on_main(accelerator: Accelerator, function: Callable[[], Any]) -> Any:
             value = function()
         except UserError as raised:
             error = raised
-    message = share(accelerator, None if error is None else str(error))
+    message = broadcast(accelerator, None if error is None else str(error))
     if message is not None:
         raise error or UserError(message)
     return value

@@ -1,4 +1,4 @@
-"""Models whose tables outgrow a device: FSDP by accelerate's own configuration, and whole weights to write down.
+"""Models whose tables outgrow a device: FSDP by accelerate's own configuration, and full weights for checkpoints.
 
 With ``accelerate launch --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP`` every process
 holds a part of each layer. A checkpoint holds the whole of it, so that any number of processes, sharded or not, can go
@@ -16,10 +16,9 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
 
 from lookupffn.errors import UserError
-from lookupffn.models import LookupRobertaForMaskedLM
-from lookupffn.models.modeling import LookupRobertaLayer
 
 
 def wanted() -> bool:
@@ -44,7 +43,12 @@ def choose_sharding(accelerator: Accelerator) -> None:
 
 
 def prepare(
-    accelerator: Accelerator, model: LookupRobertaForMaskedLM, optimizer: torch.optim.Optimizer, *, alone: bool = False
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    *,
+    layer: type[nn.Module],
+    alone: bool = False,
 ) -> tuple[nn.Module, Any]:
     """accelerate's ``prepare``: the model as it is to be called, and the optimizer.
 
@@ -52,6 +56,7 @@ def prepare(
         accelerator: of the run.
         model: of the run; FSDP shards it in place.
         optimizer: of its parameters.
+        layer: what FSDP shards the model by.
         alone: the model is not to be wrapped for several processes.
 
     Raises:
@@ -63,7 +68,7 @@ def prepare(
         return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(optimizer)
     if accelerator.distributed_type != DistributedType.FSDP:
         return accelerator.prepare(model, optimizer)
-    model._no_split_modules = [LookupRobertaLayer.__name__]
+    model._no_split_modules = [layer.__name__]
     # accelerate shards embeddings and output layer in a group of their own, and torch refuses a parameter in two
     # groups, which the bias would be that RoBERTa's head shares with its output layer. Not found, they stay together.
     model.get_input_embeddings = model.get_output_embeddings = lambda: None
@@ -78,7 +83,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: nn.Module, *, keep: bool) -> dict[str, torch.Tensor] | None:
+def full_weights(model: nn.Module, *, keep: bool) -> dict[str, torch.Tensor] | None:
     """The weights of a sharded model, put together on the host; None for a model that is whole.
 
     Args:
@@ -94,29 +99,29 @@ def whole_weights(model: nn.Module, *, keep: bool) -> dict[str, torch.Tensor] | 
     known: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
     for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
         if id(tensor) not in known:
-            full = _whole(tensor.detach())
+            full = _gather(tensor.detach())
             known[id(tensor)] = full if keep else full.new_empty(0)
         if keep:
             found[name] = known[id(tensor)]
     return {name: found[name] for name in model.state_dict() if name in found}
 
 
-def whole_state(optimizer: Any, *, keep: bool) -> dict[str, Any]:
+def full_state(optimizer: Any, *, keep: bool) -> dict[str, Any]:
     """An optimizer's ``state_dict`` with its sharded tensors put together; where not ``keep``, without them."""
 
-    def whole(value: object) -> object:
+    def gathered(value: object) -> object:
         if not isinstance(value, DTensor):
             return value
-        full = _whole(value)
+        full = _gather(value)
         return full if keep else None
 
     state = optimizer.state_dict()
     # its inner dictionaries are the optimizer's own
-    return {**state, "state": {n: {k: whole(v) for k, v in values.items()} for n, values in state["state"].items()}}
+    return {**state, "state": {n: {k: gathered(v) for k, v in values.items()} for n, values in state["state"].items()}}
 
 
-def take_state(optimizer: Any, state: dict[str, Any]) -> None:
-    """Gives an optimizer what ``whole_state`` returned, each process its part.
+def load_full_state(optimizer: Any, state: dict[str, Any]) -> None:
+    """Gives an optimizer what ``full_state`` returned, each process its part.
 
     Raises:
         UserError: it is the state of another model's optimizer.
@@ -139,5 +144,5 @@ def take_state(optimizer: Any, state: dict[str, Any]) -> None:
         raise UserError(f"the optimizer's state is not that of this model ({' '.join(str(error).split())})") from None
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
+def _gather(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()

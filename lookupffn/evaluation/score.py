@@ -10,21 +10,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lookupffn.config.paths import absolute_paths, path_text
 from lookupffn.config.sections import evaluation_settings
 from lookupffn.data import prepare_data
 from lookupffn.distributed.processes import start_accelerator, sum_over
 from lookupffn.errors import UserError
 from lookupffn.models.loading import load_model, load_tokenizer
-from lookupffn.objectives.mlm import evaluate_mlm
+from lookupffn.objectives.base import model_costs
+from lookupffn.objectives.finite import check_validation
+from lookupffn.objectives.mlm import build_masker
+from lookupffn.objectives.perplexity import evaluate_mlm
 from lookupffn.objectives.pretrained import check_tokenizer
 from lookupffn.report import evaluation_table
 from lookupffn.runs.machine import surroundings
 from lookupffn.runs.model_source import ModelSource, find_model
-from lookupffn.runs.summary import model_figures
-from lookupffn.storage import to_json, write_atomically
+from lookupffn.storage import cache_root, to_json, write_atomically
 from lookupffn.training.checks import check_data
-from lookupffn.training.setup import absolute_paths, build_masker, cache_folder, path_text
-from lookupffn.training.step import check_validation
 
 DEFAULT_OUTPUT = "evaluation.json"
 # a folder without a run does not say what lengths it was trained on; BERT's short phase is a safe guess
@@ -63,7 +64,7 @@ def score(cfg: DictConfig) -> dict[str, Any]:
     length, positions = data_config["sequence_length"], model.config.max_position_embeddings
     if length > positions - model.config.pad_token_id - 1:
         raise UserError(f"model.sequence_length={length} is longer than the model's positions")
-    data = prepare_data(data_config, tokenizer, cache_folder(cache_dir), splits=("validation",))
+    data = prepare_data(data_config, tokenizer, cache_root(cache_dir), splits=("validation",))
     recorded = source.record.get("data_fingerprint")
     # the first half of a fingerprint names the validation tokens
     same_text = recorded is not None and recorded[:16] == data.data_fingerprint[:16]
@@ -99,7 +100,7 @@ def score(cfg: DictConfig) -> dict[str, Any]:
         "validation_tokens": result.sequences * length,
         "sequence_length": length,
         "sequence_length_assumed": assumed,
-        **model_figures(model, length, masker.masked_per_sequence(length)),
+        **model_costs(model, model.cost(length, masker.masked_per_sequence(length) / length)),
         "batch_size": batch_size,
         "processes": accelerator.num_processes,
         "seconds": seconds,

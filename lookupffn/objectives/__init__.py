@@ -1,1 +1,6 @@
-"""What a model is trained for, one objective a file."""
+"""Objectives, one a file: the data, the model, the loss, the score, and the bar to beat."""
+
+from lookupffn.objectives.base import EvaluationStopped, Objective
+from lookupffn.objectives.mlm import MaskedLanguageModelling
+
+__all__ = ["EvaluationStopped", "MaskedLanguageModelling", "Objective"]

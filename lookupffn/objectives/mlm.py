@@ -1,185 +1,170 @@
-"""Masked-language-model perplexity that depends on the model and the text alone.
-
-The sequences are an evenly spread subset of the validation split, their masks follow from the data's fingerprint, every
-masked token weighs the same, and the per-token losses are added in float64: batch size, number of processes and number
-of workers do not show in the result.
-
-B: sequences in a batch, L: tokens a sequence, M: masked positions a sequence, V: vocabulary.
-"""
+"""Masked language modelling on packed text: pretraining."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from lookupffn.errors import UserError
+from lookupffn.config.sections import evaluation_settings, training_settings
+from lookupffn.data import MaskedBatch, Masker, PreparedData, prepare_data, training_batches
+from lookupffn.distributed.processes import sum_over
+from lookupffn.models import LookupRobertaForMaskedLM, build_model_config
+from lookupffn.models.loading import check_vocabulary, load_model
+from lookupffn.objectives.base import Objective, model_costs
+from lookupffn.objectives.perplexity import (
+    evaluate_mlm,
+    unigram_log_probabilities,
+    unigram_perplexity,
+    validation_sequences,
+)
+from lookupffn.objectives.pretrained import check_tokenizer, own_tokenizer, starting_model
+from lookupffn.storage import cache_root
 
-_UNIGRAM_BATCH = 1024
-
-
-class EvaluationStopped(Exception):
-    """An evaluation was asked to stop before its end."""
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What one evaluation found.
-
-    Attributes:
-        loss: mean negative log-likelihood of a masked token, in nats.
-        perplexity: exp(loss).
-        masked_tokens: how many tokens were predicted.
-        sequences: in how many sequences.
-    """
-
-    loss: float
-    perplexity: float
-    masked_tokens: int
-    sequences: int
+# nats below the unigram loss at which a model has left the plateau that masked language modelling starts on
+PLATEAU_MARGIN = 0.5
 
 
-def validation_sequences(count: int, sequence_length: int, max_tokens: int | None) -> np.ndarray:
-    """Indices (int64, ascending) of the sequences that are scored.
+class MaskedLanguageModelling(Objective):
+    """Predict the tokens that were masked; the bar is the unigram distribution of the training text."""
+
+    name = "masked language modelling"
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """See ``Objective``; a model that `init_from` names decides the sections ffn, model and tokenizer."""
+        super().__init__(config)
+        self._init = starting_model(config)
+
+    def prepare(self, folder: Path) -> None:
+        """See ``Objective``."""
+        config = self.config
+        self._settings = training_settings(config["training"], 1)
+        self._batch_size, self._max_tokens = evaluation_settings(config["evaluation"])
+        section = own_tokenizer(folder, config["tokenizer"])
+        self._data = data = prepare_data(config["data"], section, cache_root(config["cache_dir"]))
+        self._masker = build_masker(data, config["data"]["mask_rate"])
+        self._masked = self._masker.masked_per_sequence(data.train.sequence_length)
+        self._on_the_way = min(filter(None, (self._settings.validate_tokens, self._max_tokens)), default=None)
+        self.final_score_differs = self._on_the_way != self._max_tokens
+        self.tokenizer = data.tokenizer
+        self.tokens_per_step = self._settings.batch_size * data.train.sequence_length
+        self.steps_per_epoch = len(data.train) / self._settings.batch_size
+        self._unigram = unigram_perplexity(
+            data.token_counts, data.validation, self._masker,
+            data_fingerprint=data.data_fingerprint, max_tokens=self._max_tokens,
+        )  # fmt: skip
+
+    def fingerprints(self) -> dict[str, str]:
+        """See ``Objective``."""
+        return {name: getattr(self._data, name) for name in ("data_fingerprint", "tokenizer_fingerprint")}
+
+    def build_model(self, checkpoint: Path | None) -> LookupRobertaForMaskedLM:
+        """See ``Objective``."""
+        config = self.config
+        torch.manual_seed(config["seed"])
+        if checkpoint is not None:  # the trainer has compared the tokenizers
+            return load_model(checkpoint)
+        if self._init is not None:
+            model = load_model(self._init.folder)
+            check_vocabulary(self.tokenizer, model.config, self._init.folder)
+            check_tokenizer(self.tokenizer, self._init)
+            return model
+        model = LookupRobertaForMaskedLM(build_model_config(config["model"], config["ffn"], self.tokenizer))
+        if config["model"].get("output_bias_init") == "unigram":
+            # Learned, the unigram moves all token embeddings the same way, since the output matrix is tied to them,
+            # and tokens look alike to attention for longer.
+            with torch.no_grad():
+                model.lm_head.bias.copy_(torch.from_numpy(unigram_log_probabilities(self._data.token_counts)))
+        return model
+
+    def costs(self, model: LookupRobertaForMaskedLM) -> dict[str, Any]:
+        """See ``Objective``."""
+        length = self._data.train.sequence_length
+        return model_costs(model, model.cost(length, self._masked / length))
+
+    @property
+    def bar(self) -> str:
+        """See ``Objective``."""
+        return f"unigram perplexity {self._unigram.perplexity:.1f}"
+
+    def tokens(self, steps: int) -> int:
+        """See ``Objective``."""
+        return steps * self.tokens_per_step
+
+    def training_batches(
+        self, *, start_step: int, end_step: int, rank: int, world_size: int, accumulation: int
+    ) -> Iterator[list[MaskedBatch]]:
+        """See ``Objective``."""
+        return training_batches(
+            self._data.train, self._masker, seed=self.config["seed"], batch_size=self._settings.batch_size,
+            start_step=start_step, end_step=end_step, rank=rank, world_size=world_size, accumulation=accumulation,
+            num_workers=self._settings.num_workers,
+        )  # fmt: skip
+
+    def loss(self, model: nn.Module, batch: MaskedBatch, device: torch.device) -> Tensor:
+        """See ``Objective``."""
+        input_ids, positions, labels = (part.to(device, non_blocking=True) for part in batch)
+        return model(input_ids=input_ids, masked_positions=positions, labels=labels).loss
+
+    def score(
+        self,
+        model: LookupRobertaForMaskedLM,
+        accelerator: Accelerator,
+        *,
+        final: bool,
+        stop: Callable[[], bool] | None = None,
+    ) -> dict[str, float]:
+        """See ``Objective``; validation_loss and validation_perplexity."""
+        result = evaluate_mlm(
+            model, self._data.validation, self._masker,
+            data_fingerprint=self._data.data_fingerprint, batch_size=self._batch_size,
+            max_tokens=self._max_tokens if final else self._on_the_way,
+            rank=accelerator.process_index, world_size=accelerator.num_processes, reduce=sum_over(accelerator),
+            stop=stop, progress=accelerator.is_main_process,
+        )  # fmt: skip
+        return {"validation_loss": result.loss, "validation_perplexity": result.perplexity}
+
+    def describe(self, line: dict[str, Any]) -> str:
+        """See ``Objective``."""
+        return f"validation perplexity {line['validation_perplexity']:.2f} (loss {line['validation_loss']:.4f})"
+
+    def record(self) -> dict[str, Any]:
+        """See ``Objective``."""
+        return {"unigram_perplexity": self._unigram.perplexity}
+
+    def summary(self, score: dict[str, Any], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """See ``Objective``."""
+        split = self._data.validation
+        scored = validation_sequences(len(split), split.sequence_length, self._max_tokens)
+        return {
+            "data": self.config["data"]["name"],
+            **{key: score[key] for key in ("validation_loss", "validation_perplexity")},
+            "unigram_loss": self._unigram.loss,
+            "unigram_perplexity": self._unigram.perplexity,
+            "masked_validation_tokens": len(scored) * self._masked,
+            "plateau_exit_step": plateau_exit_step(lines, self._unigram.loss),
+        }
+
+
+def build_masker(data: PreparedData, mask_rate: float) -> Masker:
+    """The masker of a tokenizer."""
+    tokenizer = data.tokenizer
+    return Masker(len(tokenizer), tokenizer.mask_token_id, tokenizer.all_special_ids, mask_rate)
+
+
+def plateau_exit_step(lines: Sequence[dict[str, Any]], unigram_loss: float) -> int | None:
+    """The first validation whose loss is half a nat below the unigram loss; None where there is none.
 
     Args:
-        count: sequences in the split.
-        sequence_length: tokens in each.
-        max_tokens: how many tokens to score at most, at least one sequence; None for all.
+        lines: metrics.jsonl.
+        unigram_loss: nats, of the validation text.
     """
-    chosen = count if max_tokens is None else min(count, max(1, max_tokens // sequence_length))
-    return np.arange(chosen, dtype=np.int64) * count // max(1, chosen)
-
-
-@torch.inference_mode()
-def evaluate_mlm(
-    model: nn.Module,
-    packed: Any,
-    masker: Callable[..., Any],
-    *,
-    data_fingerprint: str,
-    batch_size: int,
-    max_tokens: int | None,
-    rank: int = 0,
-    world_size: int = 1,
-    reduce: Callable[[Tensor], Tensor] | None = None,
-    stop: Callable[[], bool] | None = None,
-    progress: bool = True,
-) -> EvaluationResult:
-    """Scores a model on a packed split, in float32 whatever it was trained in.
-
-    Args:
-        model: called with input_ids [B, L] and masked_positions [B, M]; gives logits [B, M, V].
-        packed: the split: len(), sequence_length, tokens [N, L].
-        masker: makes a MaskedBatch from tokens and sequence ids.
-        data_fingerprint: hex; fixes the masks.
-        batch_size: sequences in a forward pass.
-        max_tokens: see ``validation_sequences``.
-        rank: this process.
-        world_size: how many processes share the work.
-        reduce: sums a float64 tensor [2] over all processes; needed with more than one.
-        stop: asked before each batch whether to give up; must answer all processes the same.
-        progress: show a progress bar.
-
-    Raises:
-        UserError: the split is empty.
-        EvaluationStopped: ``stop`` said so.
-    """
-    chosen = validation_sequences(len(packed), packed.sequence_length, max_tokens)
-    parts = np.array_split(chosen, world_size)
-    mine, most = parts[rank], len(parts[0])
-    device = next(model.parameters()).device
-    # loss and count, on the host: not every accelerator has float64
-    totals = torch.zeros(2, dtype=torch.float64)
-    training = model.training
-    model.eval()
-    try:
-        with (
-            full_precision(model),
-            tqdm(total=len(mine), unit="seq", desc="validation", leave=False, disable=not progress) as bar,
-        ):
-            for start in range(0, most, batch_size):
-                if stop is not None and stop():
-                    raise EvaluationStopped
-                ids = mine[start : start + batch_size]
-                # one that has none left runs along uncounted: the forward pass of a sharded model needs every process
-                batch = _masked(packed, masker, ids if len(ids) else chosen[:1], data_fingerprint)
-                output = model(input_ids=batch.input_ids.to(device), masked_positions=batch.positions.to(device))
-                losses = F.cross_entropy(
-                    output.logits.float().flatten(0, 1), batch.labels.to(device).flatten(), reduction="none"
-                )
-                if len(ids):
-                    totals += torch.tensor([float(losses.cpu().double().sum()), losses.numel()], dtype=torch.float64)
-                bar.update(len(ids))
-    finally:
-        model.train(training)
-    if reduce is not None:
-        totals = reduce(totals)
-    loss_sum, tokens = totals.tolist()
-    if not tokens:
-        raise UserError("the validation split has no masked tokens to score")
-    loss = loss_sum / tokens
-    # math.exp overflows where a diverged model's perplexity is simply infinite
-    perplexity = math.exp(loss) if loss < 700 else math.inf
-    return EvaluationResult(loss, perplexity, int(tokens), len(chosen))
-
-
-def unigram_log_probabilities(token_counts: np.ndarray) -> np.ndarray:
-    """Log frequencies of the training text, one added to each count: [V] float64."""
-    counts = token_counts + 1.0
-    return np.log(counts) - np.log(counts.sum())
-
-
-def unigram_perplexity(
-    token_counts: np.ndarray,
-    packed: Any,
-    masker: Callable[..., Any],
-    *,
-    data_fingerprint: str,
-    max_tokens: int | None,
-) -> EvaluationResult:
-    """Scores the training frequencies on the same masked tokens: the bar that any model must beat.
-
-    Args:
-        token_counts: [V], how often each token stands in the training split, special tokens (which are never masked)
-            at zero; one is added to each.
-        packed: as for ``evaluate_mlm``.
-        masker: as for ``evaluate_mlm``.
-        data_fingerprint: as for ``evaluate_mlm``.
-        max_tokens: as for ``evaluate_mlm``.
-    """
-    losses = -unigram_log_probabilities(token_counts)
-    chosen = validation_sequences(len(packed), packed.sequence_length, max_tokens)
-    total, tokens = 0.0, 0
-    for start in range(0, len(chosen), _UNIGRAM_BATCH):
-        labels = _masked(packed, masker, chosen[start : start + _UNIGRAM_BATCH], data_fingerprint).labels.numpy()
-        total += float(losses[labels].sum())
-        tokens += labels.size
-    if not tokens:
-        raise UserError("the validation split has no masked tokens to score")
-    loss = total / tokens
-    return EvaluationResult(loss, math.exp(loss), tokens, len(chosen))
-
-
-def _masked(packed: Any, masker: Callable[..., Any], ids: np.ndarray, data_fingerprint: str) -> Any:
-    """A MaskedBatch of the sequences ``ids``, with the masks that belong to this data."""
-    return masker(np.asarray(packed.tokens[ids]), ids, seed=int(data_fingerprint[:15], 16), epoch=0)
-
-
-@contextmanager
-def full_precision(model: nn.Module) -> Iterator[None]:
-    """Takes off the autocast that accelerate wraps around a model's forward, for as long as the block runs."""
-    wrapped = model.__dict__.pop("forward", None)
-    try:
-        yield
-    finally:
-        if wrapped is not None:
-            model.forward = wrapped
+    for line in lines:
+        loss = line.get("validation_loss")
+        if loss is not None and loss <= unigram_loss - PLATEAU_MARGIN:
+            return line["step"]
+    return None

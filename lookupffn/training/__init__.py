@@ -1,6 +1,5 @@
-"""The training loop and what stands around it: settings, optimizer, schedule, run folder, checkpoints, tracking."""
+"""The training loop and what stands around it: optimizer, schedule, budget, tracking."""
 
-from lookupffn.evaluation.score import score
-from lookupffn.training.trainer import train
+from lookupffn.training.run import train
 
-__all__ = ["score", "train"]
+__all__ = ["train"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from accelerate import Accelerator
 
 from lookupffn.config.sections import TrainingSettings
-from lookupffn.distributed.processes import share
+from lookupffn.cost import TRAINING_MULTIPLE
+from lookupffn.distributed.processes import broadcast
 
 
 class Clock:
@@ -52,4 +54,9 @@ def budget_progress(accelerator: Accelerator, settings: TrainingSettings, clock:
     """How much of a budget of minutes is used up, by the main process's clock; 0 for other budgets."""
     if settings.budget.unit != "minutes":
         return 0.0
-    return share(accelerator, min(1.0, clock.seconds() / (60.0 * settings.budget.amount)))
+    return broadcast(accelerator, min(1.0, clock.seconds() / (60.0 * settings.budget.amount)))
+
+
+def training_flops_per_token(costs: Mapping[str, Any]) -> float:
+    """Forward and backward, as in ``lookupffn.cost``."""
+    return TRAINING_MULTIPLE * costs["model_flops_per_token"]

@@ -1,4 +1,4 @@
-"""One line for what the surroundings do to a run: no memory left, another process gone."""
+"""What to say when a run fails: no memory left, another process gone, numbers that became NaN."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _KNOBS = (
 )
 
 
-def trouble(error: Exception, processes: int) -> UserError | None:
-    """The line for an error whose cause lies outside the program; None for any other.
+def failure(error: Exception, processes: int) -> UserError | None:
+    """The error to show for one whose cause lies outside the program; None for any other.
 
     Args:
         error: what was raised.
@@ -37,3 +37,12 @@ def trouble(error: Exception, processes: int) -> UserError | None:
             f"another process of this run is gone ({text[:160]}): its own message, or the launcher's, says why"
         )
     return None
+
+
+def advice(kept: str) -> str:
+    """What to do after a NonFiniteError; ``kept`` says which checkpoint there is."""
+    start = " (init_from=<run folder> starts from its weights)" if kept.startswith("The") else ""
+    return (
+        f". The run stops. {kept}{start}; try a lower optimizer.lr, a longer warm-up or training.precision=fp32, or "
+        "leave such batches out with training.skip_nonfinite=10"
+    )

@@ -1,7 +1,7 @@
-"""Pretraining, from the config to summary.json, in the order things happen.
+"""The training loop, in the order things happen.
 
 Everything random is a function of (seed, step, process): the data order, the masks, and the dropout, whose generator is
-seeded anew for every micro-batch. So a run that goes on from a checkpoint needs to know its step and nothing else to
+seeded anew for every micro-batch. So a run that resumes from a checkpoint needs to know its step and nothing else to
 repeat what an uninterrupted run would have done.
 """
 
@@ -12,45 +12,32 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from omegaconf import DictConfig
 from tqdm import tqdm
 
-from lookupffn.config.sections import (
-    Budget,
-    TrainingSettings,
-    evaluation_settings,
-    optimizer_settings,
-    training_settings,
-)
-from lookupffn.data import prepare_data, training_batches
+from lookupffn.config.sections import TrainingSettings, optimizer_settings
 from lookupffn.distributed.exact_sum import ExactSum
-from lookupffn.distributed.processes import any_process, on_main, share, start_accelerator, sum_over
-from lookupffn.distributed.sharding import prepare, take_state, whole_state, whole_weights
-from lookupffn.errors import UserError
-from lookupffn.objectives.mlm import EvaluationStopped, evaluate_mlm, unigram_perplexity
-from lookupffn.objectives.pretrained import own_tokenizer, starting_model
+from lookupffn.distributed.processes import any_process, broadcast, on_main
+from lookupffn.distributed.sharding import full_state, full_weights, load_full_state, prepare
+from lookupffn.objectives import EvaluationStopped, Objective
+from lookupffn.objectives.finite import NonFiniteError, check_validation, check_weights
 from lookupffn.report import run_table
 from lookupffn.runs.checkpoint import amend_checkpoint, load_state, save_checkpoint, what_is_kept, write_model
-from lookupffn.runs.folder import open_run_folder
 from lookupffn.runs.machine import surroundings
 from lookupffn.runs.metrics import append_line, sync, truncate_metrics
-from lookupffn.runs.model_source import ModelSource
-from lookupffn.runs.names import CHECKPOINTS, METRICS, MODEL, SUMMARY, member_folder
-from lookupffn.runs.reading import read_summary
-from lookupffn.runs.summary import model_figures, run_summary, training_flops_per_token
-from lookupffn.signals import Interrupted, deferring, handling, name, received
+from lookupffn.runs.names import CHECKPOINTS, METRICS, MODEL, SUMMARY
+from lookupffn.runs.summary import run_summary
+from lookupffn.signals import Interrupted, deferring
 from lookupffn.storage import finite, to_json, write_atomically
-from lookupffn.training.budget import Clock, budget_progress
-from lookupffn.training.checks import check_config
-from lookupffn.training.failures import trouble
+from lookupffn.training.budget import Clock, budget_progress, training_flops_per_token
 from lookupffn.training.optimizer import build_optimizer, learning_rate
-from lookupffn.training.setup import build_masker, build_model, cache_folder, resolve, resume_point
-from lookupffn.training.step import NonFiniteError, advice, check_validation, check_weights, update
+from lookupffn.training.state import TrainState, resume_point
+from lookupffn.training.step import StepResult, Updater
 from lookupffn.training.tracking import start_tracker
 
 # fp16 skips steps while it looks for a loss scale; this many in a row is no search any more
@@ -59,298 +46,304 @@ MAX_SKIPPED_STEPS = 40
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, *, sweep_member: bool = False) -> dict[str, Any] | None:
-    """Trains one model and leaves its run folder.
+class Trainer:
+    """One session of a run, in its locked folder.
 
-    Args:
-        cfg: the composed config (configs/train.yaml).
-        sweep_member: whether this is one run of several.
-
-    Returns:
-        The contents of summary.json, also of a sweep member that was finished already; None on every process but the
-        main one.
-
-    Raises:
-        UserError: something the user gave cannot be, or training diverged, or memory or disk are full.
-        Interrupted: SIGINT or SIGTERM; the run goes on when it is started again.
+    Attributes:
+        state: what the run has done so far.
     """
-    started = time.perf_counter()
-    config = resolve(cfg)
-    init = starting_model(config)
-    settings = check_config(config)
-    accelerator = start_accelerator(settings.precision, settings.gradient_accumulation_steps)
-    training_settings(config["training"], accelerator.num_processes)
 
-    folder = on_main(accelerator, lambda: open_run_folder(config, sweep_member=sweep_member))
-    path = share(accelerator, None if folder is None else folder.path)
-    if path is None:
-        return on_main(accelerator, lambda: read_summary(member_folder(config)))
-    try:
-        with handling():
-            return _train_in(path, config, settings, accelerator, init, started, sweep_member)
-    except NonFiniteError as error:
-        raise NonFiniteError(f"{error}{advice(what_is_kept(path / CHECKPOINTS))}") from None
-    except Interrupted as stop:
-        kept = what_is_kept(path / CHECKPOINTS)
-        raise Interrupted(stop.signum, f"stopped by {name(stop.signum)}. {kept}: repeat the command to go on") from None
-    except (RuntimeError, MemoryError) as error:
-        reason = trouble(error, accelerator.num_processes)
-        if reason is None:
-            raise
-        if (signum := received()) is not None:  # the others have stopped already
-            raise Interrupted(signum) from None
-        raise UserError(f"{reason}. {what_is_kept(path / CHECKPOINTS)}") from error
-    finally:
-        if folder is not None:
-            folder.release()
+    def __init__(
+        self,
+        path: Path,
+        objective: Objective,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        started: float,
+        *,
+        sweep_member: bool,
+    ) -> None:
+        """Prepares data, model and optimizer, new or as the newest checkpoint has them.
 
+        Args:
+            path: the run's folder.
+            objective: what to train for, not prepared.
+            settings: the training section.
+            accelerator: of the run.
+            started: ``time.perf_counter()`` when the session began.
+            sweep_member: whether this is one run of several.
+        """
+        self.path, self.objective, self.settings, self.accelerator = path, objective, settings, accelerator
+        self.config = objective.config
+        self.main = accelerator.is_main_process
+        self.surroundings = surroundings(accelerator.device)  # now: the files may have changed by the end
+        logger.info("run folder: %s", path)
+        objective.prepare(path)
+        found = on_main(accelerator, lambda: resume_point(path, objective.fingerprints()))
+        self.resumed_from, record = broadcast(accelerator, found)
+        self.state = TrainState.from_record(record)
+        self._set_up_model()
+        self._set_up_budget(started)
+        self._set_up_batches(sweep_member)
 
-def _train_in(
-    path: Path,
-    config: dict[str, Any],
-    settings: TrainingSettings,
-    accelerator: Accelerator,
-    init: ModelSource | None,
-    started: float,
-    sweep_member: bool,
-) -> dict[str, Any] | None:
-    main, world_size, rank = accelerator.is_main_process, accelerator.num_processes, accelerator.process_index
-    seed, optimizer_config = config["seed"], optimizer_settings(config["optimizer"])
-    evaluation_batch, evaluation_tokens = evaluation_settings(config["evaluation"])
-    around = surroundings(accelerator.device)  # now: the files may have changed by the end
-    on_the_way = min(filter(None, (settings.validate_tokens, evaluation_tokens)), default=None)
-    logger.info("run folder: %s", path)
+    def _set_up_model(self) -> None:
+        objective, accelerator, settings = self.objective, self.accelerator, self.settings
+        self.optimizer_settings = optimizer_settings(self.config["optimizer"])
+        self.model = model = objective.build_model(self.resumed_from)
+        self.costs = objective.costs(model)
+        logger.info(
+            "%s: %s parameters, of which %s in feed-forwards of %.3f MFLOP a token; to beat: %s",
+            self.costs["ffn"], f"{self.costs['parameters']:,}", f"{self.costs['ffn_parameters']:,}",
+            self.costs["ffn_flops_per_token"] / 1e6, objective.bar,
+        )  # fmt: skip
+        model.to(accelerator.device).train()
+        optimizer = build_optimizer(model, self.optimizer_settings, accelerator.device)
+        exact = settings.micro_batches and ExactSum(model.parameters(), accelerator, settings.micro_batches)
+        wrapped, self.optimizer = prepare(
+            accelerator, model, optimizer, layer=objective.layer_class, alone=exact is not None
+        )
+        self.updater = Updater(
+            objective, accelerator, model=model, step_model=torch.compile(wrapped) if settings.compile else wrapped,
+            optimizer=self.optimizer, max_grad_norm=self.optimizer_settings.max_grad_norm, exact=exact,
+        )  # fmt: skip
+        if self.resumed_from is not None:
+            state = load_state(self.resumed_from)
+            load_full_state(self.optimizer, state["optimizer"])
+            if accelerator.scaler is not None and state["scaler"] is not None:
+                accelerator.scaler.load_state_dict(state["scaler"])
+            logger.info("resuming from step %d (%s)", self.state.step, self.resumed_from)
 
-    data = prepare_data(config["data"], own_tokenizer(path, config["tokenizer"]), cache_folder(config["cache_dir"]))
-    masker = build_masker(data, config["data"]["mask_rate"])
-    sequence_length = data.train.sequence_length
-    masked = masker.masked_per_sequence(sequence_length)
+    def _set_up_budget(self, started: float) -> None:
+        state, objective = self.state, self.objective
+        if state.training_flops_per_token is None:
+            state.training_flops_per_token = training_flops_per_token(self.costs)
+        self.total_steps = self.settings.budget.steps(objective.tokens_per_step, state.training_flops_per_token)
+        self.clock = Clock(state.training_s, state.aside_s)
+        # so that the wall clock counts earlier sessions too
+        self._wall_start = started - state.wall_clock_s
+        self.first_step = self._logged_step = state.step
+        self._logged_s = self.clock.seconds()
+        self._look_at_budget()
 
-    checkpoint, record = share(accelerator, on_main(accelerator, lambda: resume_point(path, data)))
-    model = build_model(config, data, checkpoint, init)
-    figures = model_figures(model, sequence_length, masked)
-    unigram = unigram_perplexity(
-        data.token_counts, data.validation, masker,
-        data_fingerprint=data.data_fingerprint, max_tokens=evaluation_tokens,
-    )  # fmt: skip
-    logger.info(
-        "%s: %s parameters, of which %s in feed-forwards of %.3f MFLOP a token; unigram perplexity to beat: %.1f",
-        figures["ffn"], f"{figures['parameters']:,}", f"{figures['ffn_parameters']:,}",
-        figures["ffn_flops_per_token"] / 1e6, unigram.perplexity,
-    )  # fmt: skip
-
-    model.to(accelerator.device).train()
-    optimizer = build_optimizer(model, optimizer_config, accelerator.device)
-    exact = settings.micro_batches and ExactSum(model.parameters(), accelerator, settings.micro_batches)
-    wrapped, optimizer = prepare(accelerator, model, optimizer, alone=exact is not None)
-    step_model = torch.compile(wrapped) if settings.compile else wrapped
-
-    tokens_per_step = settings.batch_size * sequence_length
-    # what some feed-forwards cost is measured as they run, so a budget of FLOPs keeps to what the run began with
-    flops_per_token = record.get("training_flops_per_token", training_flops_per_token(figures))
-    total_steps = settings.budget.steps(tokens_per_step, flops_per_token)
-    clock = Clock(record.get("training_s", 0.0), record.get("aside_s"))
-    earlier_s = record.get("wall_clock_s", 0.0)
-    step = first_step = record.get("step", 0)
-    # what has happened since the last line of metrics.jsonl, and the line whose validation was interrupted
-    losses, unvalidated = list(record.get("recent_losses", [])), record.get("unvalidated")
-    skipped, in_a_row = record.get("skipped_steps", 0), record.get("skipped_in_a_row", 0)
-    best: dict[str, float] | None = record.get("best")
-    lines: list[dict[str, Any]] = []
-    if checkpoint is not None:
-        state = load_state(checkpoint)
-        take_state(optimizer, state["optimizer"])
-        if accelerator.scaler is not None and state["scaler"] is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
-        logger.info("going on from step %d (%s)", step, checkpoint)
-    if main:
-        lines = truncate_metrics(path / METRICS, step - (unvalidated is not None))
-
-    def validate(tokens: int | None, stop: Any = None) -> dict[str, float]:
-        with model.collecting_statistics():
-            result = evaluate_mlm(
-                model, data.validation, masker,
-                data_fingerprint=data.data_fingerprint, batch_size=evaluation_batch, max_tokens=tokens,
-                rank=rank, world_size=world_size, reduce=sum_over(accelerator),
-                stop=None if stop is None else lambda: any_process(accelerator, stop()), progress=main,
-            )  # fmt: skip
-        check_validation(result.loss, f"step {step}", model)
-        statistics = {f"ffn_{name}": value for name, value in model.statistics().items()}
-        return {"validation_loss": result.loss, "validation_perplexity": result.perplexity, **statistics}
-
-    def conclude(line: dict[str, Any], *, validating: bool, stop: Any) -> bool:
-        """Writes a line of metrics.jsonl; whether its validation is the best so far."""
-        nonlocal best, unvalidated
-        if validating:
-            unvalidated = line
-            with clock.paused("validation"):
-                comparable = validate(on_the_way, stop)
-                line = line | (
-                    validate(evaluation_tokens, stop) if done and on_the_way != evaluation_tokens else comparable
-                )
-            unvalidated = None
-        if main:
-            append_line(path / METRICS, line, kept=what_is_kept(path / CHECKPOINTS))
-            lines.append(line)
-            tracker.log(finite(line))
-            show(bar, line, settings.budget, progress)
-        better = validating and (best is None or comparable["validation_loss"] < best["validation_loss"])
-        if better:
-            best = {"step": step, "validation_loss": comparable["validation_loss"]}
-        return better and settings.keep_best
-
-    def save() -> None:
-        check_weights(model, step, accelerator)
-        weights, scaler = whole_weights(model, keep=main), accelerator.scaler
-        state = {"optimizer": whole_state(optimizer, keep=main), "scaler": scaler and scaler.state_dict()}
-        if not main:
-            return
-        metadata = {
-            "tokens": step * tokens_per_step,
-            "training_flops_per_token": flops_per_token,
-            "training_s": clock.seconds(),
-            "aside_s": clock.aside,
-            "wall_clock_s": earlier_s + time.perf_counter() - started,
-            "recent_losses": losses,
-            "unvalidated": unvalidated and finite(unvalidated),
-            "skipped_steps": skipped,
-            "skipped_in_a_row": in_a_row,
-            "best": best,
-            "unigram_perplexity": unigram.perplexity,
-            "data_fingerprint": data.data_fingerprint,
-            "tokenizer_fingerprint": data.tokenizer_fingerprint,
-        }
-        kept_best = best["step"] if best and settings.keep_best else None
-        sync(path / METRICS)
-        if checkpoint is not None and step == first_step:
-            amend_checkpoint(checkpoint, metadata)
-            return
-        save_checkpoint(
-            path / CHECKPOINTS, step, model=model, weights=weights, tokenizer=data.tokenizer, state=state,
-            metadata=metadata, keep=settings.keep_checkpoints, best=kept_best,
+    def _set_up_batches(self, sweep_member: bool) -> None:
+        state, settings, accelerator = self.state, self.settings, self.accelerator
+        self.lines: list[dict[str, Any]] = []
+        if self.main:
+            self.lines = truncate_metrics(self.path / METRICS, state.step - (state.unvalidated is not None))
+        self.batches = self.objective.training_batches(
+            start_step=state.step, end_step=sys.maxsize if self.total_steps is None else self.total_steps,
+            rank=accelerator.process_index, world_size=accelerator.num_processes,
+            accumulation=settings.accumulation(accelerator.num_processes),
+        )  # fmt: skip
+        # after the workers of training_batches, for a process with threads should not fork
+        self.tracker = start_tracker(self.path, self.config, sweep_member=sweep_member) if self.main else None
+        self.bar = tqdm(
+            total=self.total_steps, initial=state.step, unit="step", desc="training", disable=not self.main,
+            smoothing=0.05,
         )  # fmt: skip
 
-    logged_at, logged_s = step, clock.seconds()
-    progress = budget_progress(accelerator, settings, clock)
-    done = step >= total_steps if total_steps is not None else progress >= 1.0
-    batches = training_batches(
-        data.train, masker, seed=seed, batch_size=settings.batch_size, start_step=step,
-        end_step=total_steps if total_steps is not None else sys.maxsize, rank=rank, world_size=world_size,
-        accumulation=settings.accumulation(world_size), num_workers=settings.num_workers,
-    )  # fmt: skip
-    # after the workers of training_batches, for a process with threads should not fork
-    tracker = start_tracker(path, config, sweep_member=sweep_member) if main else None
-    bar = tqdm(total=total_steps, initial=step, unit="step", desc="training", disable=not main, smoothing=0.05)
-    finished = False
-    try:
-        with deferring() as stopping:
-            clock.start()
-            try:
-                if unvalidated is not None and conclude(unvalidated, validating=True, stop=stopping):
-                    save()
-                while not done:
-                    rate = learning_rate(optimizer_config, step=step, total_steps=total_steps, progress=progress)
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * group["lr_scale"]
-                    result = update(
-                        step_model, model, optimizer, accelerator, next(batches), seed=seed, step=step,
-                        max_grad_norm=optimizer_config.max_grad_norm, may_skip=in_a_row < settings.skip_nonfinite,
-                        stopping=stopping, exact=exact,
-                    )  # fmt: skip
-                    # not optimizer.step_was_skipped: accelerate does not see what a fused AdamW leaves out
-                    in_a_row = in_a_row + 1 if result.skipped else 0
-                    if in_a_row > max(MAX_SKIPPED_STEPS, settings.skip_nonfinite):
-                        raise NonFiniteError(f"step {step + 1}: {in_a_row} steps in a row overflowed; use bf16 or fp32")
-                    skipped += result.skipped
-                    step += 1
-                    if math.isfinite(result.loss):
-                        losses.append(result.loss)
-                    progress = budget_progress(accelerator, settings, clock)
-                    done = step >= total_steps if total_steps is not None else progress >= 1.0
+    def run(self) -> dict[str, Any] | None:
+        """Trains to the end of the budget, and scores and saves the model; the summary, on the main process only."""
+        finished = False
+        try:
+            self.train()
+            self.bar.close()
+            summary = self.finish()
+            finished = True
+            if self.main:
+                write_atomically(self.path / SUMMARY, to_json(summary, indent=2))
+                sys.stdout.write(run_table(summary, self.path))
+                sys.stdout.flush()
+            self.accelerator.wait_for_everyone()
+            return summary
+        finally:
+            self.bar.close()
+            if self.tracker is not None and not finished:
+                self.tracker.finish(None, failed=True)
 
-                    validating, better = done or step % settings.validate_every == 0, False
-                    if validating or step % settings.log_every == 0:
-                        seconds = clock.seconds()
-                        line = {
-                            "step": step,
-                            "tokens": step * tokens_per_step,
-                            "training_flops": flops_per_token * step * tokens_per_step,
-                            # fsum does not depend on how the losses were grouped, so an interruption does not show
-                            "loss": math.fsum(losses) / len(losses) if losses else math.nan,
-                            "learning_rate": rate,
-                            "grad_norm": result.grad_norm,
-                            "tokens_per_s": (step - logged_at) * tokens_per_step / max(seconds - logged_s, 1e-9),
-                            **({"skipped_steps": skipped} if skipped or settings.skip_nonfinite else {}),
-                            **result.auxiliary,
-                        }
-                        logged_at, logged_s, losses = step, seconds, []
+    def train(self) -> None:
+        """Steps, lines of metrics, validations and checkpoints, until the budget is spent.
+
+        Raises:
+            Interrupted: a signal came; the step under way is done, and a checkpoint holds it.
+        """
+        state, settings = self.state, self.settings
+        with deferring() as stopping:
+            self.clock.start()
+            try:
+                if state.unvalidated is not None and self.conclude(state.unvalidated, True, stopping):
+                    self.save()
+                while not self.done:
+                    result, rate = self.train_step(stopping)
+                    validating, improved = self.done or state.step % settings.validate_every == 0, False
+                    if validating or state.step % settings.log_every == 0:
+                        line = self.log_line(result, rate)
                         if validating and result.stop:
-                            unvalidated = line
+                            state.unvalidated = line
                         else:
-                            better = conclude(line, validating=validating, stop=stopping)
-                    if done or better or result.stop or step % settings.checkpoint_every == 0:
-                        with clock.paused("checkpoint"):
-                            save()
-                    bar.update()
+                            improved = self.conclude(line, validating, stopping)
+                    if self.done or improved or result.stop or state.step % settings.checkpoint_every == 0:
+                        with self.clock.paused("checkpoint"):
+                            self.save()
+                    self.bar.update()
                     if result.stop:
                         raise Interrupted(stopping() or signal.SIGTERM)
             except EvaluationStopped:
-                save()
+                self.save()
                 raise Interrupted(stopping() or signal.SIGTERM) from None
-            clock.stop()
-        bar.close()
+            self.clock.stop()
 
+    def train_step(self, stopping: Callable[[], object]) -> tuple[StepResult, float]:
+        """One optimizer step; its result and its learning rate."""
+        state, settings = self.state, self.settings
+        rate = learning_rate(
+            self.optimizer_settings, step=state.step, total_steps=self.total_steps, progress=self.progress
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        result = self.updater.update(
+            next(self.batches), step=state.step, may_skip=state.skipped_in_a_row < settings.skip_nonfinite,
+            stopping=stopping,
+        )  # fmt: skip
+        # not optimizer.step_was_skipped: accelerate does not see what a fused AdamW leaves out
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if result.skipped else 0
+        if state.skipped_in_a_row > max(MAX_SKIPPED_STEPS, settings.skip_nonfinite):
+            raise NonFiniteError(
+                f"step {state.step + 1}: {state.skipped_in_a_row} steps in a row overflowed; use bf16 or fp32"
+            )
+        state.skipped_steps += result.skipped
+        state.step += 1
+        state.tokens = self.objective.tokens(state.step)
+        if math.isfinite(result.loss):
+            state.recent_losses.append(result.loss)
+        self._look_at_budget()
+        return result, rate
+
+    def _look_at_budget(self) -> None:
+        """Sets ``progress`` (of a budget of minutes) and ``done``."""
+        self.progress = budget_progress(self.accelerator, self.settings, self.clock)
+        self.done = self.state.step >= self.total_steps if self.total_steps is not None else self.progress >= 1.0
+
+    def log_line(self, result: StepResult, rate: float) -> dict[str, Any]:
+        """The line of metrics.jsonl for the steps since the last one."""
+        state, seconds = self.state, self.clock.seconds()
+        new_tokens = state.tokens - self.objective.tokens(self._logged_step)
+        line = {
+            "step": state.step,
+            "tokens": state.tokens,
+            "training_flops": state.training_flops_per_token * state.tokens,
+            "loss": state.mean_loss(),
+            "learning_rate": rate,
+            "grad_norm": result.grad_norm,
+            "tokens_per_s": new_tokens / max(seconds - self._logged_s, 1e-9),
+            **({"skipped_steps": state.skipped_steps} if state.skipped_steps or self.settings.skip_nonfinite else {}),
+            **result.auxiliary,
+        }
+        self._logged_step, self._logged_s, state.recent_losses = state.step, seconds, []
+        return line
+
+    def conclude(self, line: dict[str, Any], validating: bool, stopping: Callable[[], object]) -> bool:
+        """Writes a line of metrics.jsonl, with a validation if ``validating``; whether a checkpoint of it is due.
+
+        Raises:
+            EvaluationStopped: a signal came; ``state.unvalidated`` keeps the line.
+        """
+        state, improved = self.state, False
+        if validating:
+            state.unvalidated = line
+            with self.clock.paused("validation"):
+                score = self.validate(False, stopping)
+                last = self.validate(True, stopping) if self.done and self.objective.final_score_differs else score
+            state.unvalidated, line = None, line | last
+            # only scores on the way are compared with each other
+            improved = state.improve(score["validation_loss"]) and self.settings.keep_best
+        if self.main:
+            append_line(self.path / METRICS, line, kept=what_is_kept(self.path / CHECKPOINTS))
+            self.lines.append(line)
+            self.tracker.log(finite(line))
+            self._show(line)
+        return improved
+
+    def validate(self, final: bool, stopping: Callable[[], object] | None = None) -> dict[str, float]:
+        """Scores the model; "ffn_<name>" holds what the feed-forwards say of their use.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite.
+            EvaluationStopped: a signal came.
+        """
+        stop = None if stopping is None else lambda: any_process(self.accelerator, stopping())
+        with self.model.collecting_statistics():
+            score = self.objective.score(self.model, self.accelerator, final=final, stop=stop)
+        check_validation(score["validation_loss"], f"step {self.state.step}", self.model)
+        return score | {f"ffn_{name}": value for name, value in self.model.statistics().items()}
+
+    def _show(self, line: dict[str, Any]) -> None:
+        """The progress bar's figures, and a log line at validation points."""
+        budget = self.settings.budget
+        shown = {
+            "loss": f"{line['loss']:.3f}",
+            "lr": f"{line['learning_rate']:.1e}",
+            "tok/s": f"{line['tokens_per_s']:,.0f}",
+        }
+        if budget.unit == "minutes":
+            shown["min"] = f"{self.progress * budget.amount:.1f}/{budget.amount:g}"
+        self.bar.set_postfix(shown, refresh=False)
+        if "validation_loss" in line:
+            logger.info("step %d: %s", line["step"], self.objective.describe(line))
+
+    def _record(self) -> dict[str, Any]:
+        """The state as it is now, times included."""
+        self.state.training_s, self.state.aside_s = self.clock.seconds(), dict(self.clock.aside)
+        self.state.wall_clock_s = time.perf_counter() - self._wall_start
+        return self.state.record()
+
+    def save(self) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite.
+            UserError: the disk is full or cannot be written.
+        """
+        state, settings, scaler = self.state, self.settings, self.accelerator.scaler
+        check_weights(self.model, state.step, self.accelerator)
+        weights = full_weights(self.model, keep=self.main)
+        training_state = {
+            "optimizer": full_state(self.optimizer, keep=self.main),
+            "scaler": scaler and scaler.state_dict(),
+        }
+        if not self.main:
+            return
+        metadata = {**self._record(), **self.objective.record(), **self.objective.fingerprints()}
+        sync(self.path / METRICS)
+        if self.resumed_from is not None and state.step == self.first_step:
+            amend_checkpoint(self.resumed_from, metadata)
+            return
+        save_checkpoint(
+            self.path / CHECKPOINTS, state.step, model=self.model, weights=weights, tokenizer=self.objective.tokenizer,
+            state=training_state, metadata=metadata, keep=settings.keep_checkpoints,
+            best=state.best["step"] if state.best and settings.keep_best else None,
+        )  # fmt: skip
+
+    def finish(self) -> dict[str, Any] | None:
+        """Writes model/ and tells the tracker; the summary, on the main process only."""
         # a budget that a resumed run has already used up leaves nothing to train, but something to score
-        scored = lines[-1] if main and lines and lines[-1]["step"] == step else {}
-        has_score = share(accelerator, "validation_loss" in scored)
-        validation = scored if has_score else validate(evaluation_tokens)
-        weights = whole_weights(model, keep=main)
-        if not main:
-            finished = True
-            accelerator.wait_for_everyone()
+        last = self.lines[-1] if self.main and self.lines and self.lines[-1]["step"] == self.state.step else {}
+        scored = broadcast(self.accelerator, "validation_loss" in last)
+        score = last if scored else self.validate(final=True)
+        weights = full_weights(self.model, keep=self.main)
+        if not self.main:
             return None
+        kept = what_is_kept(self.path / CHECKPOINTS)
+        files = write_model(self.path / MODEL, self.model, self.objective.tokenizer, weights, kept=kept)
         summary = run_summary(
-            model_figures(model, sequence_length, masked),  # a cost that depends on the tokens is measured by now
-            config=config, settings=settings, data=data, accelerator=accelerator, validation=validation,
-            unigram=unigram, lines=lines, step=step, tokens=step * tokens_per_step, flops_per_token=flops_per_token,
-            skipped=skipped, best=best, clock=clock, around=around,
-            wall_clock_s=earlier_s + time.perf_counter() - started,
-            model_sha256=write_model(
-                path / MODEL, model, data.tokenizer, weights, kept=what_is_kept(path / CHECKPOINTS)
-            ),
-        )  # fmt: skip
-        tracker.finish(finite(summary))
-        finished = True
-        write_atomically(path / SUMMARY, to_json(summary, indent=2))
-        sys.stdout.write(run_table(summary, path))
-        sys.stdout.flush()
-        accelerator.wait_for_everyone()
+            config=self.config,
+            budget=self.settings.budget,
+            costs=self.objective.costs(self.model),  # one that depends on the tokens is measured by now
+            results={**self.objective.summary(score, self.lines), **self.objective.fingerprints()},
+            statistics={key.removeprefix("ffn_"): score[key] for key in score if key.startswith("ffn_")},
+            record=self._record(),
+            surroundings={"processes": self.accelerator.num_processes, **self.surroundings},
+            model_sha256=files,
+        )
+        self.tracker.finish(finite(summary))
         return summary
-    finally:
-        bar.close()
-        if tracker is not None and not finished:
-            tracker.finish(None, failed=True)
-
-
-def show(bar: tqdm, line: dict[str, Any], budget: Budget, progress: float) -> None:
-    """The progress bar's figures, and a log line at validation points.
-
-    Args:
-        bar: the progress bar.
-        line: of metrics.jsonl.
-        budget: of the run.
-        progress: used-up part of a budget of minutes, 0 to 1.
-    """
-    shown = {
-        "loss": f"{line['loss']:.3f}",
-        "lr": f"{line['learning_rate']:.1e}",
-        "tok/s": f"{line['tokens_per_s']:,.0f}",
-    }
-    if budget.unit == "minutes":
-        shown["min"] = f"{progress * budget.amount:.1f}/{budget.amount:g}"
-    bar.set_postfix(shown, refresh=False)
-    if "validation_loss" in line:
-        logger.info(
-            "step %d: validation perplexity %.2f (loss %.4f)",
-            line["step"], line["validation_perplexity"], line["validation_loss"],
-        )  # fmt: skip

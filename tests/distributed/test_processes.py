@@ -14,7 +14,7 @@ import torch
 
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint
-from lookupffn.training.failures import trouble
+from lookupffn.training.failures import failure
 from tests.training.tiny import ROOT, Workspace, metrics, weights
 
 TRAIN = str(ROOT / "train.py")
@@ -66,7 +66,7 @@ def test_two_processes_stop_together_and_four_or_one_go_on(tiny: Workspace, tmp_
     copy = shutil.copytree(folder, tmp_path / "one")
 
     output = end(start(*torchrun(4), TRAIN, *overrides, f"output_dir={folder}", cwd=tmp_path))
-    assert f"going on from step {stopped}" in output and output.count("validation perplexity  ") == 1, output
+    assert f"resuming from step {stopped}" in output and output.count("validation perplexity  ") == 1, output
     assert json.loads((folder / "summary.json").read_text())["processes"] == 4
     expected = tmp_path / "whole"
     tiny.train(*STEPS, f"output_dir={expected}")
@@ -97,7 +97,7 @@ def test_sharded_tables_train_and_save_and_any_number_goes_on(tiny: Workspace, t
         (path / "summary.json").unlink()
         shutil.rmtree(path / "checkpoints" / "step-00000006")
     output = end(start(*command, cwd=tmp_path))
-    assert "going on from step 3" in output
+    assert "resuming from step 3" in output
     assert metrics(folder) == lines
     assert all(torch.equal(weight, sharded[name]) for name, weight in weights(folder).items())
     tiny.train(*TABLES, f"output_dir={alone}")
@@ -109,14 +109,15 @@ def test_a_worker_that_dies_ends_the_run(tiny: Workspace, tmp_path: Path):
     script.write_text(
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "import lookupffn.training.trainer as loop, train\n"
+        "import train\n"
+        "from lookupffn.training.step import Updater\n"
         "from lookupffn.cli.launch import run_main\n"
-        "original = loop.update\n"
+        "original = Updater.update\n"
         "def update(*args, **kwargs):\n"
         "    if kwargs['step'] == 4 and os.environ['RANK'] == '1':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return original(*args, **kwargs)\n"
-        "loop.update = update\n"
+        "Updater.update = update\n"
         "run_main('train', train.main)\n"
     )
     began = time.monotonic()
@@ -140,8 +141,8 @@ def test_a_worker_that_dies_ends_the_run(tiny: Workspace, tmp_path: Path):
         (RuntimeError("a mistake of ours"), 2, None),
     ],
 )  # fmt: skip
-def test_trouble_from_outside_is_one_line(error: Exception, processes: int, line: str | None):
-    found = trouble(error, processes)
+def test_a_failure_from_outside_is_one_line(error: Exception, processes: int, line: str | None):
+    found = failure(error, processes)
     if line is None:
         assert found is None
     else:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from lookupffn.errors import UserError
+from lookupffn.evaluation.score import score
 from lookupffn.models.loading import load_model
 from lookupffn.runs.model_source import find_model
-from lookupffn.training import score
 from tests.training.tiny import Workspace, compose, stranger
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from lookupffn.distributed.sharding import take_state, whole_state
+from lookupffn.distributed.sharding import full_state, load_full_state
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import (
     METADATA_FILE,
@@ -135,11 +135,11 @@ def test_state_of_something_else_is_refused(tmp_path: Path):
         optimizer.step()
         return optimizer
 
-    state = whole_state(adamw(3, 4), keep=True)
-    take_state(adamw(3, 4), state)
+    state = full_state(adamw(3, 4), keep=True)
+    load_full_state(adamw(3, 4), state)
     for other in (adamw(3, 5), adamw(3), adamw(3, 4, 5)):
         with pytest.raises(UserError, match="the optimizer's state is not that of this model"):
-            take_state(other, state)
+            load_full_state(other, state)
 
 
 def test_metadata_can_be_amended(tmp_path: Path):

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import lookupffn.objectives.mlm as mlm
 import lookupffn.training.step as step_module
-import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
 from lookupffn.models import LookupRobertaForMaskedLM
-from lookupffn.objectives.mlm import EvaluationResult
+from lookupffn.objectives.perplexity import EvaluationResult
 from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint, verify_checkpoint
+from lookupffn.training.step import Updater
 from tests.training.test_loop import Killed, kill_at, killed_run
 from tests.training.tiny import Workspace, metrics, weights
 
@@ -22,16 +23,16 @@ SCORED = ("training.max_steps=10", "training.validate_every=2", "training.checkp
 
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation losses by the run's step."""
-    original = loop.update
+    original = Updater.update
     seen = [0]
 
     def update(*args, **kwargs):
         seen[0] = kwargs["step"] + 1
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(Updater, "update", update)
     monkeypatch.setattr(
-        loop, "evaluate_mlm", lambda *args, **kwargs: EvaluationResult(SCORES[seen[0]], math.exp(SCORES[seen[0]]), 5, 1)
+        mlm, "evaluate_mlm", lambda *args, **kwargs: EvaluationResult(SCORES[seen[0]], math.exp(SCORES[seen[0]]), 5, 1)
     )
 
 
@@ -71,7 +72,7 @@ def test_without_the_best(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.M
 def poison(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
     """Makes the gradient of some steps infinite."""
     now = [0]
-    original, losses = loop.update, LookupRobertaForMaskedLM.auxiliary_losses
+    original, losses = Updater.update, LookupRobertaForMaskedLM.auxiliary_losses
 
     def update(*args, **kwargs):
         now[0] = kwargs["step"]
@@ -82,7 +83,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
             return losses(self)
         return {"bad": math.inf * self.lm_head.bias.sum()}
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(Updater, "update", update)
     monkeypatch.setattr(LookupRobertaForMaskedLM, "auxiliary_losses", auxiliary)
 
 
@@ -121,14 +122,14 @@ def test_too_many_in_a_row_stop_the_run(tiny: Workspace, tmp_path: Path, monkeyp
 
 
 def test_a_weight_that_is_none_is_never_skipped_over(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    original = loop.update
+    original = Updater.update
 
-    def poisoned(step_model, model, *args, **kwargs):
+    def poisoned(updater, *args, **kwargs):
         with torch.no_grad():
-            model.lm_head.bias[0] = math.nan
-        return original(step_model, model, *args, **kwargs)
+            updater.model.lm_head.bias[0] = math.nan
+        return original(updater, *args, **kwargs)
 
-    monkeypatch.setattr(loop, "update", poisoned)
+    monkeypatch.setattr(Updater, "update", poisoned)
     with pytest.raises(UserError, match=r"step 1: loss nan.*non-finite weights in 1 parameters"):
         tiny.train(*SKIPPING, f"output_dir={tmp_path}/run")
 

@@ -11,13 +11,16 @@ import torch
 from torch.amp import GradScaler
 
 import lookupffn.data.packing as packing
+import lookupffn.objectives.mlm as mlm
 import lookupffn.runs.checkpoint as checkpoint_module
 import lookupffn.runs.metrics as metrics_module
 import lookupffn.storage as files
+import lookupffn.training.run as run_module
 import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import list_checkpoints, load_state
 from lookupffn.runs.reading import read_config
+from lookupffn.training.step import Updater
 from tests.training.forks import in_fork
 from tests.training.test_loop import killed_run
 from tests.training.tiny import Workspace, metrics, weights, workspace
@@ -63,8 +66,8 @@ def half_a_file(state: dict, path: Path) -> None:
 
 # where it is killed; each is set up in the child alone
 POINTS: dict[str, tuple[object, str, Callable[[Callable], Callable]]] = {
-    "in a step": (loop, "update", lambda original: nth(6, original)),
-    "in a validation": (loop, "evaluate_mlm", lambda original: nth(2, original)),
+    "in a step": (Updater, "update", lambda original: nth(6, original)),
+    "in a validation": (mlm, "evaluate_mlm", lambda original: nth(2, original)),
     "in a line of metrics": (loop, "append_line", lambda original: nth(4, original, half_a_line)),
     "cutting metrics": (metrics_module, "write_atomically", lambda original: die),
     "in a file of a checkpoint": (torch, "save", lambda original: nth(2, original, half_a_file)),
@@ -86,7 +89,7 @@ def test_killed(point: str, whole: Path, tiny: Workspace, tmp_path: Path):
 
     if point == "cutting metrics":  # which a resumed run does
         assert in_fork(
-            lambda: (setattr(loop, "update", nth(6, loop.update)), tiny.train(*MORE, f"output_dir={folder}"))
+            lambda: (setattr(Updater, "update", nth(6, Updater.update)), tiny.train(*MORE, f"output_dir={folder}"))
         )
     assert in_fork(run) == -signal.SIGKILL
     assert not (folder / "summary.json").exists()
@@ -116,7 +119,7 @@ def test_killed_members_of_a_sweep(whole: Path, tiny: Workspace, tmp_path: Path)
             tiny.train(*MORE, f"seed={seed}", f"output_dir={tmp_path}", sweep_member=True)
 
     def killed() -> None:
-        loop.update = nth(15, loop.update)  # in the second member
+        Updater.update = nth(15, Updater.update)  # in the second member
         sweep()
 
     assert in_fork(killed) == -signal.SIGKILL
@@ -128,14 +131,14 @@ def test_killed_members_of_a_sweep(whole: Path, tiny: Workspace, tmp_path: Path)
 
 
 def test_the_grad_scaler_goes_on(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    original = loop.start_accelerator
+    original = run_module.start_accelerator
 
     def scaling(*args):
         accelerator = original(*args)
         accelerator.scaler = GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
         return accelerator
 
-    monkeypatch.setattr(loop, "start_accelerator", scaling)
+    monkeypatch.setattr(run_module, "start_accelerator", scaling)
     tiny.train(*MORE, f"output_dir={tmp_path}/whole")
     killed_run(tiny, monkeypatch, 7, *MORE, f"output_dir={tmp_path}/broken")
     tiny.train(*MORE, f"output_dir={tmp_path}/broken")

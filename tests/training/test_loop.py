@@ -15,12 +15,15 @@ from transformers import (
     RobertaPreLayerNormForMaskedLM,
 )
 
+import lookupffn.objectives.mlm as mlm
 import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
 from lookupffn.models import LookupRobertaForMaskedLM
 from lookupffn.models.loading import load_model
+from lookupffn.objectives import MaskedLanguageModelling
 from lookupffn.runs.checkpoint import list_checkpoints
 from lookupffn.training import train
+from lookupffn.training.step import Updater
 from tests.training.tiny import Workspace, compose, metrics, stranger, weights
 
 # random numbers in the model, and gradients in several parts: what an inexact resume would get wrong
@@ -39,14 +42,14 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original = loop.update
+    original = Updater.update
 
     def update(*args, **kwargs):
         if kwargs["step"] == step:
             raise Killed
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(Updater, "update", update)
 
 
 def killed_run(tiny: Workspace, monkeypatch: pytest.MonkeyPatch, step: int, *overrides: str) -> None:
@@ -100,7 +103,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
         killed_run(tiny, monkeypatch, step, *HARD, f"output_dir={broken}")
     with caplog.at_level(logging.INFO):
         summary = tiny.train(*HARD, f"output_dir={broken}")
-    assert "going on from step 6" in caplog.text
+    assert "resuming from step 6" in caplog.text
     assert metrics(broken) == metrics(whole)
     assert summary["validation_loss"] == expected["validation_loss"]
     for name, weight in weights(whole).items():
@@ -130,7 +133,7 @@ def test_damaged_newest_checkpoint_is_passed_over(
     with caplog.at_level(logging.INFO):
         tiny.train(*HARD, f"output_dir={broken}")
     assert "step-00000006: model.safetensors is not what was written" in caplog.text
-    assert "going on from step 5" in caplog.text  # the best so far
+    assert "resuming from step 5" in caplog.text  # the best so far
     assert metrics(broken) == metrics(whole)
 
 
@@ -165,9 +168,9 @@ def test_changed_corpus_is_not_mixed_into_a_run(tiny: Workspace, tmp_path: Path,
 
 def test_validations_on_the_way_may_score_less(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     scored = []
-    original = loop.evaluate_mlm
+    original = mlm.evaluate_mlm
     monkeypatch.setattr(
-        loop,
+        mlm,
         "evaluate_mlm",
         lambda *args, **kwargs: (scored.append(kwargs["max_tokens"]), original(*args, **kwargs))[1],
     )
@@ -210,9 +213,9 @@ def test_a_budget_of_minutes_drives_the_learning_rate(tiny: Workspace, tmp_path:
         def seconds(self) -> float:
             return float(len(done))
 
-    original = loop.update
+    original = Updater.update
     monkeypatch.setattr(loop, "Clock", StepsAsSeconds)
-    monkeypatch.setattr(loop, "update", lambda *args, **kwargs: (done.append(1), original(*args, **kwargs))[1])
+    monkeypatch.setattr(Updater, "update", lambda *args, **kwargs: (done.append(1), original(*args, **kwargs))[1])
     more = ("training.max_minutes=0.2", "training.log_every=1", "optimizer.lr=1", "optimizer.warmup_ratio=0.5")
     assert tiny.train(f"output_dir={tmp_path}/run", *more)["steps"] == 12
     rates = [line["learning_rate"] for line in metrics(tmp_path / "run")]
@@ -257,7 +260,7 @@ def test_init_from(tiny: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFix
         tokenizer.save_pretrained(other)
         overrides = [o for o in tiny.overrides() if not o.startswith("tokenizer.")]
         more = ("tokenizer=pretrained", f"tokenizer.path={other}", f"init_from={first}", f"output_dir={tmp_path}/third")
-        train(compose("train", *overrides, *more))
+        train(compose("train", *overrides, *more), MaskedLanguageModelling)
 
 
 def test_init_from_refuses_another_tokenizer_of_the_same_size(tiny: Workspace, tmp_path: Path):
@@ -269,7 +272,7 @@ def test_init_from_refuses_another_tokenizer_of_the_same_size(tiny: Workspace, t
     for source in (first, alone):
         more = ("tokenizer=pretrained", f"tokenizer.path={other}", f"init_from={source}", f"output_dir={tmp_path}/two")
         with pytest.raises(UserError, match=r"not the one that the model in .* was trained with") as caught:
-            train(compose("train", *overrides, *more))
+            train(compose("train", *overrides, *more), MaskedLanguageModelling)
         assert "\n" not in str(caught.value) and not (tmp_path / "two").exists()
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import lookupffn.training.trainer as loop
+import lookupffn.objectives.mlm as mlm
 from lookupffn import signals
 from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint
 from lookupffn.signals import Interrupted
+from lookupffn.training.step import Updater
 from tests.training.tiny import Workspace, metrics, weights
 
 MORE = ("training.max_steps=10", "training.log_every=4", "training.validate_every=5", "training.checkpoint_every=100",
@@ -29,7 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def signal_in_step(monkeypatch: pytest.MonkeyPatch, number: int, *signums: int) -> None:
     """Sends signals while a step is under way."""
-    original = loop.update
+    original = Updater.update
 
     def update(*args, **kwargs):
         if kwargs["step"] == number:
@@ -37,12 +38,12 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch, number: int, *signums: int) 
                 signal.raise_signal(signum)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(Updater, "update", update)
 
 
 def signal_in_validation(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     """Sends SIGTERM before a batch of the first validation."""
-    original, asked = loop.evaluate_mlm, []
+    original, asked = mlm.evaluate_mlm, []
 
     def evaluate(*args, stop, **kwargs):
         def ask() -> bool:
@@ -53,7 +54,7 @@ def signal_in_validation(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
 
         return original(*args, stop=stop and ask, **kwargs)
 
-    monkeypatch.setattr(loop, "evaluate_mlm", evaluate)
+    monkeypatch.setattr(mlm, "evaluate_mlm", evaluate)
 
 
 def same(a: Path, b: Path) -> bool:
@@ -96,7 +97,7 @@ def test_a_validation_is_given_up_and_done_again(
 
 
 def test_before_the_first_step_nothing_is_left(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop, "prepare_data", lambda *args: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(mlm, "prepare_data", lambda *args: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match="No checkpoint had been written yet"):
         tiny.train(f"output_dir={tmp_path}/run")
     assert list(tmp_path.iterdir()) == []

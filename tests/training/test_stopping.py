@@ -6,18 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
+import lookupffn.objectives.mlm as mlm
 import lookupffn.training.step as step_module
 import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
 from lookupffn.models import LookupRobertaForMaskedLM
-from lookupffn.objectives.mlm import EvaluationResult
+from lookupffn.objectives.perplexity import EvaluationResult
 from lookupffn.runs.checkpoint import list_checkpoints
+from lookupffn.training.step import Updater
 from tests.training.tiny import Workspace, metrics
 
 
 def test_non_finite_validation_is_no_finished_run(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     results = iter([EvaluationResult(3.0, 20.0, 10, 1), EvaluationResult(math.nan, math.nan, 10, 1)])
-    monkeypatch.setattr(loop, "evaluate_mlm", lambda *args, **kwargs: next(results))
+    monkeypatch.setattr(mlm, "evaluate_mlm", lambda *args, **kwargs: next(results))
     folder = tmp_path / "run"
     expected = r"step 6: validation loss nan; .* finite. The run stops. The last checkpoint \(step-00000003\) is kept"
     with pytest.raises(step_module.NonFiniteError, match=expected):
@@ -26,16 +28,16 @@ def test_non_finite_validation_is_no_finished_run(tiny: Workspace, tmp_path: Pat
 
 
 def test_non_finite_weights_are_never_a_checkpoint(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    original = loop.update
+    original = Updater.update
 
-    def poisoned(step_model, model, *args, **kwargs):
-        result = original(step_model, model, *args, **kwargs)
+    def poisoned(updater, *args, **kwargs):
+        result = original(updater, *args, **kwargs)
         if kwargs["step"] == 2:
             with torch.no_grad():
-                model.lm_head.bias[0] = math.inf
+                updater.model.lm_head.bias[0] = math.inf
         return result
 
-    monkeypatch.setattr(loop, "update", poisoned)
+    monkeypatch.setattr(Updater, "update", poisoned)
     folder = tmp_path / "run"
     expected = r"step 3: non-finite weights in 1 parameters: lm_head.bias.*No checkpoint had been written yet; try"
     with pytest.raises(step_module.NonFiniteError, match=expected):
@@ -52,7 +54,7 @@ def test_overflowing_steps_are_counted_by_their_gradient(
         norm = next(norms)
         return step_module.StepResult(3.0, norm, math.isinf(norm), False, {})
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(Updater, "update", update)
     monkeypatch.setattr(loop, "MAX_SKIPPED_STEPS", 2)
     with pytest.raises(step_module.NonFiniteError, match="step 5: 3 steps in a row overflowed"):
         tiny.train(f"output_dir={tmp_path}/run", "training.log_every=1", "training.validate_every=100")
@@ -81,15 +83,15 @@ def test_full_disk_at_a_checkpoint(tiny: Workspace, tmp_path: Path, monkeypatch:
 
 
 def test_non_finite_loss_stops_the_run(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    original = loop.update
+    original = Updater.update
 
-    def poisoned(step_model, model, *args, **kwargs):
+    def poisoned(updater, *args, **kwargs):
         if kwargs["step"] == 4:
             with torch.no_grad():
-                model.lm_head.dense.weight[0, 0] = math.nan
-        return original(step_model, model, *args, **kwargs)
+                updater.model.lm_head.dense.weight[0, 0] = math.nan
+        return original(updater, *args, **kwargs)
 
-    monkeypatch.setattr(loop, "update", poisoned)
+    monkeypatch.setattr(Updater, "update", poisoned)
     folder = tmp_path / "run"
     with pytest.raises(UserError, match=r"step 5: loss nan.*non-finite weights in 1 parameters: lm_head.dense.weight"):
         tiny.train(f"output_dir={folder}")
@@ -162,7 +164,7 @@ def test_bad_input_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     # nothing is prepared for what can be refused at once; only files are looked for later
     if "train_files" not in override:
-        monkeypatch.setattr(loop, "prepare_data", None)
+        monkeypatch.setattr(mlm, "prepare_data", None)
     with pytest.raises(UserError, match=message) as caught:
         tiny.train(override)
     assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
 from lookupffn.cli.launch import CONFIG_DIR
+from lookupffn.objectives import MaskedLanguageModelling
 from lookupffn.training import train
 
 ROOT = CONFIG_DIR.parent
@@ -72,7 +73,7 @@ class Workspace:
 
     def train(self, *more: str, sweep_member: bool = False) -> dict | None:
         """Trains in this process."""
-        return train(compose("train", *self.overrides(*more)), sweep_member=sweep_member)
+        return train(compose("train", *self.overrides(*more)), MaskedLanguageModelling, sweep_member=sweep_member)
 
 
 def compose(name: str, *overrides: str) -> DictConfig:

@@ -1,4 +1,4 @@
-"""What summary.json says besides the measurements."""
+"""Machine and software, as a summary records them."""
 
 import subprocess
 from pathlib import Path
@@ -8,22 +8,7 @@ import torch
 
 from lookupffn.runs import machine
 from lookupffn.runs.machine import git_commit, versions
-from lookupffn.runs.summary import plateau_exit_step
 from lookupffn.storage import to_json
-
-
-def test_plateau_exit_step():
-    lines = [
-        {"step": 10, "loss": 1.0},  # training losses do not count
-        {"step": 20, "validation_loss": 6.0},
-        {"step": 30, "validation_loss": 5.51},
-        {"step": 40, "validation_loss": 5.5},
-        {"step": 50, "validation_loss": 4.0},
-    ]
-    assert plateau_exit_step(lines, 6.0) == 40
-    assert plateau_exit_step(lines, 6.01) == 30
-    assert plateau_exit_step(lines[:3], 6.0) is None
-    assert plateau_exit_step([], 6.0) is None
 
 
 def test_commit_says_when_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,183 @@
+"""What an objective is: all that the trainer asks of one.
+
+A new objective is a file here with a subclass of ``Objective``, and an entry point that hands the class to
+``lookupffn.training.train``. Everything random in it must be a function of (seed, step), so that a resumed run repeats
+what an uninterrupted one would have done.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lookupffn.cost import Cost
+from lookupffn.layers import ROLES, FeedForward
+from lookupffn.models.modeling import LookupRobertaLayer
+
+
+class EvaluationStopped(Exception):
+    """An evaluation was asked to stop before its end."""
+
+
+class Objective(ABC):
+    """What one run trains for: data, model, loss, score, and the bar to beat.
+
+    The trainer builds it from the resolved config, checks the config, opens the run folder, and calls ``prepare``;
+    everything else comes after that.
+
+    Attributes:
+        name: for messages.
+        layer_class: of the model's layers, by which FSDP shards it.
+        config: the resolved config.
+        tokenizer: saved beside the model; from ``prepare`` on.
+        tokens_per_step: tokens of a step over all processes, the mean where steps differ; from ``prepare`` on.
+        steps_per_epoch: steps that see every training example once, not rounded; from ``prepare`` on.
+        final_score_differs: whether ``score(final=True)`` scores other examples than ``score(final=False)``.
+    """
+
+    name: ClassVar[str]
+    layer_class: ClassVar[type[nn.Module]] = LookupRobertaLayer
+    tokenizer: PreTrainedTokenizerBase
+    tokens_per_step: float
+    steps_per_epoch: float
+    final_score_differs: bool = False
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """
+        Args:
+            config: resolved, but not checked. A subclass may rewrite sections that something else decides, as a model
+                to start from decides the architecture: what is recorded and checked is the config after this.
+        """
+        self.config = config
+
+    @abstractmethod
+    def prepare(self, folder: Path) -> None:
+        """Reads or prepares the data, on every process.
+
+        Args:
+            folder: of the run; an earlier session may have left checkpoints in it.
+
+        Raises:
+            UserError: anything wrong with the data.
+        """
+
+    @abstractmethod
+    def fingerprints(self) -> dict[str, str]:
+        """What a run may not change when it resumes, as "<what>_fingerprint": kept in checkpoints and summary.json."""
+
+    @abstractmethod
+    def build_model(self, checkpoint: Path | None) -> PreTrainedModel:
+        """The model: from a checkpoint of this run, from what the config starts from, or new (seeded by the config).
+
+        Raises:
+            UserError: it cannot be loaded, or does not fit the data.
+        """
+
+    @abstractmethod
+    def costs(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What the model costs, as summary.json has it (see ``model_costs``); asked again at the end of a run."""
+
+    @property
+    @abstractmethod
+    def bar(self) -> str:
+        """What a model must beat to have learned anything, for the log: "unigram perplexity 977.0"."""
+
+    @abstractmethod
+    def tokens(self, steps: int) -> int:
+        """Tokens of the first ``steps`` steps, over all processes."""
+
+    @abstractmethod
+    def training_batches(
+        self, *, start_step: int, end_step: int, rank: int, world_size: int, accumulation: int
+    ) -> Iterator[list[Any]]:
+        """Steps ``start_step`` to ``end_step`` of process ``rank``: for each a list of ``accumulation`` micro-batches.
+
+        A step is a function of (seed, step) alone, and all micro-batches of a step weigh the same.
+        """
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any, device: torch.device) -> Tensor:
+        """Mean loss of a micro-batch, without auxiliary losses; ``model`` may be wrapped (DDP, compiled)."""
+
+    @abstractmethod
+    def score(
+        self, model: PreTrainedModel, accelerator: Accelerator, *, final: bool, stop: Callable[[], bool] | None = None
+    ) -> dict[str, float]:
+        """Scores the validation data, in float32 and whatever the batch size and the number of processes.
+
+        Args:
+            model: not wrapped.
+            accelerator: of the run; all processes share the work and get the result.
+            final: whether this is the score of the finished run rather than one on the way.
+            stop: asked before each batch whether to give up; answers all processes the same.
+
+        Returns:
+            Values for a line of metrics.jsonl, "validation_loss" (by which the best step is chosen) among them.
+
+        Raises:
+            EvaluationStopped: ``stop`` said so.
+        """
+
+    @abstractmethod
+    def describe(self, line: dict[str, Any]) -> str:
+        """A line of metrics.jsonl that has a score, in words: "validation perplexity 12.30 (loss 2.5096)"."""
+
+    def record(self) -> dict[str, Any]:
+        """More JSON values for each checkpoint's record; none by default."""
+        return {}
+
+    @abstractmethod
+    def summary(self, score: dict[str, Any], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What summary.json says of data and scores.
+
+        Args:
+            score: the last line of metrics.jsonl, or what ``score`` returned.
+            lines: metrics.jsonl.
+        """
+
+
+def model_costs(model: PreTrainedModel, whole: Cost) -> dict[str, Any]:
+    """Cost and parameters of a model with a feed-forward of ours, and of GEMM feed-forwards in its place.
+
+    Args:
+        model: a LookupRoberta with any head.
+        whole: cost of one token in all of it.
+    """
+    ffn, gemm = model.ffn_cost(), model.gemm_ffn_cost()
+    options = dict(model.config.ffn)
+    layers = model.config.num_hidden_layers
+    feed_forwards: list[FeedForward] = model.feed_forwards()
+    roles = feed_forwards[0].parameter_roles() if feed_forwards else {}
+    return {
+        "ffn": options.pop("name"),
+        "ffn_options": options,
+        "ffn_parameter_roles": [role for role in ROLES if roles.get(role)],
+        # of all layers together
+        "ffn_flops_per_token": ffn.flops,
+        "ffn_flops_per_token_per_layer": ffn.flops / layers,
+        "gemm_ffn_flops_per_token": gemm.flops,
+        "model_flops_per_token": whole.flops,
+        "parameters_touched": whole.parameters_touched,
+        "ffn_parameters_touched": ffn.parameters_touched,
+        "ffn_parameters": sum(p.numel() for ffn in feed_forwards for p in ffn.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+@contextmanager
+def full_precision(model: nn.Module) -> Iterator[None]:
+    """Takes off the autocast that accelerate wraps around a model's forward, for as long as the block runs."""
+    wrapped = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped

@@ -1,0 +1,90 @@
+"""What a run has done so far: the record that each checkpoint holds, and the point a run resumes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from lookupffn.errors import UserError
+from lookupffn.runs.checkpoint import newest_checkpoint, remove_partial
+from lookupffn.runs.names import CHECKPOINTS
+
+
+@dataclass
+class TrainState:
+    """The record of a run; checkpoint.json has these fields.
+
+    Attributes:
+        step: optimizer steps done.
+        tokens: trained on.
+        training_flops_per_token: what the run's budget and its metrics count with. Some feed-forwards measure their
+            cost as they run, so a run keeps the figure it began with.
+        recent_losses: of the steps since the last line of metrics.jsonl.
+        unvalidated: a line of metrics.jsonl whose validation was interrupted.
+        skipped_steps: steps whose batch was left out.
+        skipped_in_a_row: how many of them were the last ones.
+        best: step and validation_loss of the best validation.
+        training_s: seconds in training steps.
+        aside_s: seconds in validations and checkpoints, by name.
+        wall_clock_s: seconds in all, over all sessions.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    training_flops_per_token: float | None = None
+    recent_losses: list[float] = field(default_factory=list)
+    unvalidated: dict[str, Any] | None = None
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    best: dict[str, Any] | None = None
+    training_s: float = 0.0
+    aside_s: dict[str, float] = field(default_factory=dict)
+    wall_clock_s: float = 0.0
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """From a checkpoint's record; what an earlier version did not note is as at the start."""
+        return cls(**{known.name: record[known.name] for known in fields(cls) if known.name in record})
+
+    def record(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+    def mean_loss(self) -> float:
+        """Of ``recent_losses``; NaN where there are none."""
+        # fsum does not depend on how the losses were grouped, so an interruption does not show
+        return math.fsum(self.recent_losses) / len(self.recent_losses) if self.recent_losses else math.nan
+
+    def improve(self, validation_loss: float) -> bool:
+        """Notes a validation; whether it is the best so far."""
+        if self.best is not None and validation_loss >= self.best["validation_loss"]:
+            return False
+        self.best = {"step": self.step, "validation_loss": validation_loss}
+        return True
+
+
+def resume_point(folder: Path, fingerprints: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to resume from and its record, (None, {}) for a new run.
+
+    Args:
+        folder: of the run; what a killed run left half-written in it is removed.
+        fingerprints: of the objective; they must be those that the run began with.
+
+    Raises:
+        UserError: every checkpoint is damaged, or the data is not what the run began with.
+    """
+    for place in (folder, folder / CHECKPOINTS):
+        remove_partial(place)
+    found = newest_checkpoint(folder / CHECKPOINTS)
+    if found is None:
+        return None, {}
+    for name, value in fingerprints.items():
+        if found[1].get(name) != value:
+            raise UserError(
+                f"{folder}: the {name.removesuffix('_fingerprint')} is not what this run started with (its files or "
+                "packages have changed): start a new run with another output_dir"
+            )
+    return found
