@@ -1,12 +1,11 @@
-"""The mathematics of the lookup, one operation a file."""
+"""The mathematics of the lookup, one operation a file or, where it has several backends, a folder."""
 
 from lookupffn.ops.bh4 import bh4
-from lookupffn.ops.cpu import FoldedProjection
 from lookupffn.ops.gather import weighted_gather
 from lookupffn.ops.hadamard import hadamard_matrix, hadamard_transform
 from lookupffn.ops.hash import hash_scores, nearest_codes
 from lookupffn.ops.lookup import lookup
-from lookupffn.ops.lookup_ffn import LookupWeights, hash_inputs, lookup_ffn
+from lookupffn.ops.lookup_ffn import FoldedProjection, LookupWeights, hash_inputs, lookup_ffn
 
 __all__ = [
     "FoldedProjection",

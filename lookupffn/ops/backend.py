@@ -1,38 +1,44 @@
 """The one place that chooses which implementation of an operation runs.
 
-An operation registers its implementations by backend name, each with a test of what it serves; ``select`` picks the
-fastest that serves the arguments. The environment variable LOOKUPFFN_BACKEND forces one: ``auto`` (the default),
-``reference``, or ``cpu`` (the C++ kernels, compiled at first use).
+An operation registers its implementations by backend name, each with a function that says why it declines arguments;
+``select`` picks the fastest that does not. The environment variable LOOKUPFFN_BACKEND forces one: ``auto`` (the
+default), ``reference``, or ``cpu`` (the C++ kernels, compiled at first use).
 """
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from lookupffn.errors import UserError, unknown_name
 
+logger = logging.getLogger(__name__)
+
+# An answer of None: it takes the arguments. An empty one: it does not, and nobody need hear of it.
+Declines = Callable[..., str | None]
+
 _PREFERENCE = ("cpu", "reference")  # fastest first
-_IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable, Callable[..., bool]]]] = {}
+COMPOSITE = "composite"  # no backend: made of other operations, each of which chooses for itself
+_IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable, Declines]]] = {}
+_LOGGED: set[tuple[str, str, str]] = set()
 
 
-def _always(*_: Any) -> bool:
-    return True
+def _never(*_: Any) -> None:
+    return None
 
 
-def register(operation: str, backend: str, serves: Callable[..., bool] = _always) -> Callable[[Callable], Callable]:
-    """Decorator: make a function the implementation of ``operation`` on ``backend``.
+def register(operation: str, backend: str, function: Callable, declines: Declines = _never) -> None:
+    """Make a function the implementation of ``operation`` on ``backend``.
 
     Args:
         operation: its name.
-        backend: one of the names above.
-        serves: given the operation's arguments, whether this implementation takes them.
+        backend: one of the names above, or COMPOSITE for what runs where no backend takes the arguments.
+        function: the implementation.
+        declines: given the operation's arguments, why the implementation does not take them; None if it does.
     """
-
-    def add(function: Callable) -> Callable:
-        _IMPLEMENTATIONS.setdefault(operation, {})[backend] = (function, serves)
-        return function
-
-    return add
+    _IMPLEMENTATIONS.setdefault(operation, {})[backend] = (function, declines)
 
 
 def wanted_backend() -> str:
@@ -48,16 +54,30 @@ def wanted_backend() -> str:
 
 
 def select(operation: str, *arguments: Any) -> Callable:
-    """The implementation of ``operation`` to run on ``arguments``.
+    """The implementation of ``operation`` to run on ``arguments``; why a faster one declines is logged once.
 
     Raises:
         UserError: LOOKUPFFN_BACKEND names a backend that does not exist, or one that cannot do this.
     """
     wanted = wanted_backend()
     available = _IMPLEMENTATIONS[operation]
+    reason = None
     for backend in _PREFERENCE if wanted == "auto" else (wanted,):
         if backend in available:
-            function, serves = available[backend]
-            if serves(*arguments):
+            function, declines = available[backend]
+            reason = declines(*arguments)
+            if reason is None:
                 return function
-    raise UserError(f"LOOKUPFFN_BACKEND={wanted} cannot run {operation} on these tensors or this machine; use auto")
+            if wanted == "auto" and reason:
+                _log_once(operation, backend, reason)
+    if COMPOSITE in available:
+        return available[COMPOSITE][0]
+    because = f" ({reason})" if reason else ""
+    raise UserError(f"LOOKUPFFN_BACKEND={wanted} cannot run {operation} here{because}; use auto")
+
+
+def _log_once(operation: str, backend: str, reason: str) -> None:
+    if torch.compiler.is_compiling() or (operation, backend, reason) in _LOGGED:
+        return
+    _LOGGED.add((operation, backend, reason))
+    logger.warning("%s runs without the %s kernels: %s", operation, backend, reason)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookupffn import UserError, build_ffn
-from tests.ops.test_bh4 import transcription as bh4_transcription
+from tests.ops.bh4.test_reference import transcription as bh4_transcription
 from tests.ops.test_gather import transcription as gather_transcription
 from tests.ops.test_hash import transcription as hash_transcription
 
