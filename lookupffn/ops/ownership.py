@@ -22,6 +22,7 @@ def others_may_change(path: Path) -> str | None:
     """
     if not hasattr(os, "geteuid"):
         return None  # Windows keeps profile folders apart by other means
+    own = (path,) if path.is_dir() else (path, path.parent)
     for place in (path, *path.parents):
         status = place.lstat()
         if stat.S_ISLNK(status.st_mode):
@@ -29,7 +30,7 @@ def others_may_change(path: Path) -> str | None:
         if status.st_uid not in (0, os.geteuid()):
             return f"{place} belongs to another user"
         # in a sticky folder such as /tmp nobody can replace what is not theirs, but anybody can add
-        shielded = status.st_mode & stat.S_ISVTX and place not in (path, path.parent)
+        shielded = status.st_mode & stat.S_ISVTX and place not in own
         if status.st_mode & stat.S_IWOTH and not shielded:
             return f"anybody may write to {place}"
         if status.st_mode & stat.S_IWGRP and not shielded and not _is_private_group(status.st_gid):

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,15 @@ def finish(process):
     return lines["WARNINGS"], lines["SUM"], err
 
 
+@pytest.mark.slow
+def test_without_a_compiler_one_warning_and_the_reference(tmp_path):
+    warnings, total, _ = finish(start(tmp_path, CXX='g++ "'))
+    assert warnings.startswith("1 ") and 'CXX=g++ "' in warnings
+    reference = finish(start(tmp_path, LOOKUPFFN_BACKEND="reference"))
+    assert (reference[0], reference[1]) == ("0", total)
+    assert not list(tmp_path.glob("kernels/*.so"))
+
+
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
@@ -56,25 +66,23 @@ def finish(process):
         ({"CXX": "", "PATH": ""}, "no C++ compiler"),
         ({"CXX": "false"}, "false failed"),
         ({"CXX": 'g++ "'}, "cannot be read as a command line"),
-        ({"LOOKUPFFN_CXXFLAGS": "'"}, "LOOKUPFFN_CXXFLAGS=' cannot be read"),
         ({"CXX": "/"}, "does not exist"),
+        ({"LOOKUPFFN_CXXFLAGS": "'"}, "LOOKUPFFN_CXXFLAGS=' cannot be read"),
+        ({"LOOKUPFFN_CACHE": "/dev/null"}, "cannot write the kernel cache /dev/null/kernels"),
     ],
 )
-def test_without_a_compiler_one_warning_and_the_reference(tmp_path, environment, reason):
-    warnings, total, _ = finish(start(tmp_path, **environment))
-    assert warnings.startswith("1 ") and reason in warnings
-    reference = finish(start(tmp_path, LOOKUPFFN_BACKEND="reference"))
-    assert (reference[0], reference[1]) == ("0", total)
-    assert not list(tmp_path.glob("kernels/*.so"))
+def test_why_there_are_no_kernels(tmp_path, own_cache, monkeypatch, environment, reason):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if not environment.keys() & {"CXX", "PATH"}:
+        monkeypatch.setenv("CXX", "false")  # as good as any, where there is no compiler
+    library = NativeLibrary(KERNELS.sources)
+    with pytest.warns(RuntimeWarning, match=re.escape(reason)):
+        assert not library.available()
+    assert not list(tmp_path.rglob("*.so"))
 
 
-def test_unwritable_cache_falls_back(tmp_path):
-    blocker = tmp_path / "file"
-    blocker.write_text("")
-    warnings, _, _ = finish(start(blocker))
-    assert warnings.startswith("1 ")
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
 def test_several_processes_compile_once(tmp_path):
     results = [finish(process) for process in [start(tmp_path) for _ in range(3)]]

@@ -42,7 +42,7 @@ def test_the_fast_path_is_taken(monkeypatch):
         monkeypatch.setenv("LOOKUPFFN_BACKEND", "reference")
         assert torch.allclose(ffn(x), fast, atol=1e-6)
         monkeypatch.setenv("LOOKUPFFN_BACKEND", "cpu")
-        with pytest.raises(UserError, match="LOOKUPFFN_BACKEND=cpu cannot run bh4_mix here .x is torch.float64"):
+        with pytest.raises(UserError, match=r"LOOKUPFFN_BACKEND=cpu cannot run bh4_mix here \(x is torch.float64"):
             copy.deepcopy(ffn).double()(x.double())
 
 
