@@ -31,7 +31,7 @@ from lookupffn.cli.launch import EXIT_USER_ERROR, configure_logging, report_fail
 from lookupffn.data import prepare_data
 from lookupffn.evaluation.latency import layers_runner, medians, module_inputs
 from lookupffn.models.loading import load_model, load_tokenizer
-from lookupffn.report.latency import identity
+from lookupffn.report.inference_times import identity
 from lookupffn.report.runs import Run, find_runs
 from lookupffn.runs.machine import surroundings
 from lookupffn.runs.model_source import find_model
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"cannot write {args.output}: give a file in a folder that exists")
     if args.threads:
         torch.set_num_threads(args.threads)
-    runs, _ = find_runs(args.folders)
+    runs = find_runs(args.folders).runs
     torch.manual_seed(0)
     out, entries = sys.stdout.write, []
     out(f"{torch.get_num_threads()} threads, {args.tokens:,} tokens a call, all layers\n")

@@ -2,7 +2,8 @@
 
 comparison/                    with one group of comparable runs; with several, one such folder a group inside it
   table.md, table.csv
-  perplexity-flops.png, .svg   and the other plots
+  perplexity-flops.png, .svg, .pdf and the other plots
+  horizons/                    where groups differ in nothing but their tokens
   comparison.json              which runs are in it, what was left out, and which files belong to it
 """
 
@@ -12,38 +13,68 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lookupffn.errors import UserError
-from lookupffn.report.comparison_table import csv_text, markdown, overview
-from lookupffn.report.figures import Comparison, compare
+from lookupffn.errors import UserError, unknown_name
+from lookupffn.report import horizons
+from lookupffn.report.comparison import Comparison, compare
 from lookupffn.report.groups import Group, comparable_groups, differences, require_one_group
-from lookupffn.report.latency import read_latencies
-from lookupffn.report.plots import draw, styles
-from lookupffn.report.runs import LeftOut, find_runs, read_json
+from lookupffn.report.inference_times import InferenceTimes, read_times
+from lookupffn.report.runs import LeftOut, find_runs
+from lookupffn.report.tables import csv_text, markdown, overview
+from lookupffn.runs.names import SUMMARY
+from lookupffn.storage import read_json
 
 MANIFEST = "comparison.json"
+FOLDER = "comparison"
 SORTS = ("flops", "perplexity")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What some run folders say.
+
+    Attributes:
+        comparisons: a group each.
+        ladders: what groups say together that differ in their tokens alone.
+        left_out: folders that are in no comparison.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    ladders: tuple[horizons.Ladder, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups of comparable runs."""
+        return [comparison.group for comparison in self.comparisons]
 
 
 def compare_runs(
     paths: Sequence[Path],
-    output: Path,
+    output: Path | None = None,
     *,
     latency: Path | None = None,
+    projected: Sequence[InferenceTimes] = (),
     strict: bool = False,
     sort: str = "flops",
+    swept: Sequence[str] = (),
+    plots: bool = True,
 ) -> str:
     """Compares the finished runs in some folders.
 
     Args:
         paths: run folders, or folders that hold run folders.
-        output: the folder to write; an earlier comparison in it is replaced.
+        output: the folder to write; an earlier comparison in it is replaced. None: ``default_output``.
         latency: a latency.json of scripts/measure_latency.py.
+        projected: times on machines that one does not have.
         strict: refuse runs that may not be compared instead of splitting them into groups.
         sort: order of the tables, one of ``SORTS``.
+        swept: settings to draw perplexity against, as "ffn.num_tables".
+        plots: whether to draw.
 
     Returns:
         What to tell the user.
@@ -51,27 +82,85 @@ def compare_runs(
     Raises:
         UserError: there is nothing to compare, a file is damaged, the output is somebody else's, or ``strict``.
     """
+    output = default_output(paths) if output is None else output
     try:
         earlier = _earlier_files(output)
     except OSError as error:
         raise UserError(f"cannot read {output}: {error.strerror}") from None
-    runs, left_out = find_runs(paths)
-    groups, repeats = comparable_groups(runs)
-    if strict:
-        require_one_group(groups)
-    latencies = None if latency is None else read_latencies(latency)
-    comparisons = [compare(group, latencies, sort=sort) for group in groups]
-    left_out = sorted([*left_out, *repeats], key=lambda left: str(left.path))
+    report = read_report(paths, latency=latency, projected=projected, strict=strict, sort=sort)
+    _check_swept(report, swept)
     place = Path(os.path.abspath(output))
     staged = place.with_name(f".{place.name}.{os.getpid()}.partial")
     try:
-        _write(staged, comparisons, groups, left_out)
+        _write(staged, report, swept, plots)
         _replace(place, staged, earlier)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    return _report(output, comparisons, groups, left_out)
+    return _told(output, report)
+
+
+def read_report(
+    paths: Sequence[Path],
+    *,
+    latency: Path | None = None,
+    projected: Sequence[InferenceTimes] = (),
+    strict: bool = False,
+    sort: str = "flops",
+) -> Report:
+    """What ``compare_runs`` writes, as figures; arguments and errors are the same."""
+    found = find_runs(paths)
+    groups, repeats = comparable_groups(found.runs) if found.runs else ([], [])
+    if strict:
+        require_one_group(groups)
+    measured = None if latency is None else read_times(latency)
+    comparisons = tuple(compare(group, measured, projected, sort=sort) for group in groups)
+    left_out = sorted([*found.left_out, *repeats], key=lambda left: str(left.path))
+    return Report(comparisons, tuple(horizons.ladders(comparisons)), tuple(left_out))
+
+
+def default_output(paths: Sequence[Path]) -> Path:
+    """comparison/ beside the runs: in the folder that holds them all.
+
+    Raises:
+        UserError: the folders have nothing in common.
+    """
+    tops = [path.parent if (path / SUMMARY).exists() else path for path in paths]
+    if len(tops) == 1:
+        return tops[0] / FOLDER
+    common = Path(os.path.commonpath([os.path.abspath(top) for top in tops]))
+    if common == Path(common.anchor):
+        raise UserError(f"{', '.join(map(str, paths))} have no folder in common to write beside: give --output")
+    return (common.relative_to(Path.cwd()) if common.is_relative_to(Path.cwd()) else common) / FOLDER
+
+
+def _check_swept(report: Report, swept: Sequence[str]) -> None:
+    runs = [run for group in report.groups for run in group.runs]
+    valid = {name for run in runs for name in run.settings}
+    for setting in swept:
+        if setting not in valid:
+            raise unknown_name("setting of these runs", setting, valid)
+
+
+def tables(report: Report) -> dict[str, str]:
+    """The text files of a comparison by their relative paths."""
+    several = len(report.comparisons) > 1
+    texts = {}
+    for comparison in report.comparisons:
+        prefix = f"{comparison.group.name}/" if several else ""
+        texts[f"{prefix}table.md"] = markdown(comparison, report.groups, report.left_out)
+        texts[f"{prefix}table.csv"] = csv_text(comparison)
+    for name, ladder in _named_ladders(report).items():
+        texts[f"{name}/table.md"] = horizons.markdown(ladder)
+        texts[f"{name}/table.csv"] = horizons.csv_text(ladder)
+    return texts
+
+
+def _named_ladders(report: Report) -> Mapping[str, horizons.Ladder]:
+    if len(report.ladders) == 1:
+        return {"horizons": report.ladders[0]}
+    return {f"horizons-{number}": ladder for number, ladder in enumerate(report.ladders, start=1)}
 
 
 def _earlier_files(output: Path) -> list[str]:
@@ -97,24 +186,33 @@ def _inside(file: str) -> bool:
     return not Path(file).is_absolute() and ".." not in Path(file).parts
 
 
-def _write(
-    folder: Path, comparisons: Sequence[Comparison], groups: Sequence[Group], left_out: Sequence[LeftOut]
-) -> None:
-    looks = styles([variant.ffn for group in groups for variant in group.variants])
+def _write(folder: Path, report: Report, swept: Sequence[str], plots: bool) -> None:
     files = []
-    for comparison in comparisons:
-        name = comparison.group.name if len(comparisons) > 1 else "."
-        (folder / name).mkdir(parents=True)
-        (folder / name / "table.md").write_text(markdown(comparison, groups, left_out), encoding="utf-8")
-        (folder / name / "table.csv").write_text(csv_text(comparison), encoding="utf-8")
-        drawn = draw(comparison, folder / name, looks)
-        files += [(Path(name) / file).as_posix() for file in ("table.md", "table.csv", *drawn)]
+    folder.mkdir(parents=True)
+    for name, text in tables(report).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+        files.append(name)
+    files += _draw(folder, report, swept) if plots else []
     manifest = {
-        "groups": [_described(group) for group in groups],
-        "left_out": {str(left.path): left.why for left in left_out},
+        "groups": [_described(group) for group in report.groups],
+        "left_out": {str(left.path): left.why for left in report.left_out},
         "files": sorted(files),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _draw(folder: Path, report: Report, swept: Sequence[str]) -> list[str]:
+    # matplotlib takes a second, which a refused command need not wait for
+    from lookupffn.report.plots import draw, draw_ladder
+
+    files = []
+    for comparison in report.comparisons:
+        name = comparison.group.name if len(report.comparisons) > 1 else "."
+        files += [(Path(name) / file).as_posix() for file in draw(comparison, folder / name, swept)]
+    for name, drawn in _named_ladders(report).items():
+        files += [f"{name}/{file}" for file in draw_ladder(drawn, folder / name)]
+    return files
 
 
 def _described(group: Group) -> dict[str, Any]:
@@ -140,16 +238,16 @@ def _replace(output: Path, staged: Path, earlier: Sequence[str]) -> None:
     os.replace(staged / MANIFEST, output / MANIFEST)
 
 
-def _report(
-    output: Path, comparisons: Sequence[Comparison], groups: Sequence[Group], left_out: Sequence[LeftOut]
-) -> str:
-    text = ""
+def _told(output: Path, report: Report) -> str:
+    groups, text = report.groups, ""
     if len(groups) > 1:
         text += f"{len(groups)} groups that cannot be compared with each other: they differ in {differences(groups)}\n"
-    for comparison in comparisons:
-        folder = output / comparison.group.name if len(comparisons) > 1 else output
+    for comparison in report.comparisons:
+        folder = output / comparison.group.name if len(groups) > 1 else output
         text += f"\n{comparison.group.name}: {folder}\n{overview(comparison)}"
         text += "".join(f"warning: {warning}\n" for warning in comparison.warnings)
-    if left_out:
-        text += "\nleft out:\n" + "".join(f"  {left.path}: {left.why}\n" for left in left_out)
+    for name in _named_ladders(report):
+        text += f"\nhorizons together: {output / name}\n"
+    if report.left_out:
+        text += "\nleft out:\n" + "".join(f"  {left.path}: {left.why}\n" for left in report.left_out)
     return text.lstrip("\n")

@@ -94,7 +94,7 @@ def differences(groups: Sequence[Group]) -> str:
     for key in _differing([group.conditions for group in groups]):
         values = {group.conditions.get(key) for group in groups}
         numbers = sorted(value for value in values if is_number(value))
-        texts = sorted(_show(value) for value in values if not is_number(value))
+        texts = sorted(show(value) for value in values if not is_number(value))
         if key.endswith("fingerprint"):
             texts = [text[:8] for text in texts]
         found.append(f"{key} ({'; '.join([*(f'{number:,}' for number in numbers), *texts])})")
@@ -149,7 +149,7 @@ def _label(ffn: str, settings: Mapping[str, Any], others: Sequence[Mapping[str, 
     names = [key.rpartition(".")[2] for key in told]
     # an option of the feed-forward may be called like one of the optimizer
     shown = [key if names.count(name) > 1 else name for key, name in zip(told, names, strict=True)]
-    return ", ".join([ffn, *(f"{name} {_show(settings[key])}" for name, key in zip(shown, told, strict=True))])
+    return ", ".join([ffn, *(f"{name} {show(settings[key])}" for name, key in zip(shown, told, strict=True))])
 
 
 def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -158,10 +158,10 @@ def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({mapping.get(key) for mapping in mappings}) > 1]
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
     """A value as a person writes it."""
     if isinstance(value, tuple):
-        return "/".join(map(_show, value))
+        return "/".join(map(show, value))
     if isinstance(value, bool) or value is None:
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, float):
@@ -189,7 +189,7 @@ def _names(members: Mapping[Any, list[Run]]) -> list[str]:
             break
         longer = []
         for name, key in zip(names, keys, strict=True):
-            value = _show(key.get(condition))
+            value = show(key.get(condition))
             value = value[:8] if condition.endswith("fingerprint") else value
             alone = names.count(name) == 1
             longer.append(name if alone else f"{name}-{condition.rpartition('.')[2]}-{value}")

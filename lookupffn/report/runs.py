@@ -1,27 +1,21 @@
-"""Finished runs, as their folders tell them: summary.json, metrics.jsonl and config.yaml, nothing else.
+"""Finished runs as a comparison sees them, made of summary.json, metrics.jsonl and config.yaml.
 
-Nothing here trusts a file: YAML is read as plain data, and what is damaged is named in one line.
+Nothing here trusts a file: what is damaged is named in one line.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
-
-import yaml
+from typing import Any
 
 from lookupffn.errors import UserError
-from lookupffn.layers import ROLES, build_ffn, ffn_names
+from lookupffn.runs.names import CONFIG, METRICS, SUMMARY
+from lookupffn.runs.reading import flatten, read_config, read_metrics, read_summary, run_folders
 
-SUMMARY, CONFIG, METRICS = "summary.json", "config.yaml", "metrics.jsonl"
-# folders of a run that hold no other runs
-_INNER = ("checkpoints", "model", "wandb")
 _NUMBERS = (
     "steps",
     "tokens",
@@ -36,9 +30,15 @@ _NUMBERS = (
 )
 _TEXTS = ("ffn", "model", "data", "data_fingerprint", "tokenizer_fingerprint")
 # numbers that runs of earlier versions do not have, or that a run may have left open
-_OPTIONAL = ("plateau_exit_step", "ffn_parameters_touched", "parameters_touched")
+_OPTIONAL = ("plateau_exit_step", "second_fall_step", "ffn_parameters_touched", "parameters_touched")
 # settings of the training section that change what is learned from the same tokens
 _TRAINING = ("batch_size", "precision")
+# parameters whose rate and decay the optimizer sets apart, and who has them where summary.json does not say
+_ROLES = ("tables", "hash")
+_ROLES_OF_OLDER_RUNS = {
+    **dict.fromkeys(("gemm", "low_rank", "none", "shuffle", "fff", "slide", "yoso"), ()),
+    **dict.fromkeys(("switch", "mongoose"), ("hash",)),
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,21 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """The training loss of one line of metrics.jsonl.
+
+    Attributes:
+        tokens: trained on so far.
+        loss: mean over the steps since the line before, in nats a masked token.
+    """
+
+    tokens: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class Run:
-    """A finished run.
+    """A finished pretraining run.
 
     Attributes:
         path: its folder.
@@ -66,6 +79,7 @@ class Run:
         conditions: what it must share with any run that it is compared with (see ``groups``), by name.
         settings: what makes its variant: "ffn.num_tables", "optimizer.lr", ...; what is null is left out.
         curve: its validations, in the order of training.
+        training: its training losses, in the order of training.
     """
 
     path: Path
@@ -73,6 +87,7 @@ class Run:
     conditions: Mapping[str, Any]
     settings: Mapping[str, Any]
     curve: tuple[Validation, ...]
+    training: tuple[Logged, ...]
 
     @property
     def ffn(self) -> str:
@@ -94,10 +109,9 @@ class Run:
         """exp(loss)."""
         return perplexity(self.loss)
 
-    @property
-    def plateau_exit_tokens(self) -> float | None:
-        """Tokens trained on when the plateau was left; None where it never was."""
-        step = self.summary.get("plateau_exit_step")
+    def tokens_at(self, key: str) -> float | None:
+        """Tokens trained on at a step that the summary names ("plateau_exit_step"); None where it names none."""
+        step = self.summary.get(key)
         return None if step is None else step * self.summary["tokens"] / self.summary["steps"]
 
 
@@ -109,79 +123,78 @@ class LeftOut:
     why: str
 
 
+@dataclass(frozen=True)
+class Found:
+    """What some folders hold, each in the order of the paths.
+
+    Attributes:
+        runs: finished pretraining runs.
+        left_out: unfinished and diverged ones.
+        fine_tuned: finished fine-tuning runs: folder and summary.json of each.
+    """
+
+    runs: list[Run]
+    left_out: list[LeftOut]
+    fine_tuned: list[tuple[Path, dict[str, Any]]]
+
+
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where a float cannot hold it."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
-    """Every finished run in some folders, and the unfinished ones.
+def find_runs(paths: Iterable[Path]) -> Found:
+    """Every run in some folders.
 
     Args:
         paths: run folders, or folders that hold run folders at any depth.
 
-    Returns:
-        Both in the order of their paths.
-
     Raises:
         UserError: a folder does not exist, a file of a finished run is damaged, or no run is finished.
     """
-    folders: dict[Path, Path] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f"no folder {path}: give run folders, or folders that hold some")
-        for folder in _run_folders(path):
-            folders.setdefault(folder.resolve(), folder)
-    runs, left_out = [], []
-    for folder in sorted(folders.values(), key=str):
+    paths = list(paths)
+    found = Found([], [], [])
+    for folder in run_folders(paths):
         if not (folder / SUMMARY).exists():
-            left_out.append(LeftOut(folder, _how_far(folder)))
-        elif math.isinf((run := read_run(folder)).perplexity):
-            left_out.append(LeftOut(folder, f"diverged to a loss of {run.loss:.3g} nats"))
+            found.left_out.append(LeftOut(folder, _how_far(folder)))
+            continue
+        summary = read_summary(folder)
+        if summary.get("task") is not None:
+            found.fine_tuned.append((folder, summary))
+            continue
+        run = read_run(folder, summary)
+        if math.isinf(run.perplexity):
+            found.left_out.append(LeftOut(folder, f"diverged to a loss of {run.loss:.3g} nats"))
         else:
-            runs.append(run)
-    if not runs:
-        unfinished = f" ({len(left_out)} unfinished or diverged)" if left_out else ""
+            found.runs.append(run)
+    if not found.runs and not found.fine_tuned:
+        unfinished = f" ({len(found.left_out)} unfinished or diverged)" if found.left_out else ""
         raise UserError(f"no finished run in {', '.join(map(str, paths))}{unfinished}: a finished one has a {SUMMARY}")
-    return runs, left_out
-
-
-def _run_folders(top: Path) -> Iterator[Path]:
-    """Folders that hold a run, finished or begun."""
-    for name, inner, files in os.walk(top, onerror=_refuse):
-        begun = CONFIG in files and (METRICS in files or ".lock" in files or "checkpoints" in inner)
-        if SUMMARY in files or begun:
-            yield Path(name)
-        inner[:] = sorted(i for i in inner if i not in _INNER and not i.startswith("."))
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"cannot read {error.filename}: {error.strerror}")
+    return found
 
 
 def _how_far(folder: Path) -> str:
     """What an unfinished run has done, as far as its last whole line says."""
-    try:
-        lines = (folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for text in reversed(lines):
-        try:
-            return f"unfinished, at step {int(json.loads(text)['step']):,}"
-        except (ValueError, KeyError, TypeError):  # cut short: it is being written
-            continue
-    return "unfinished, no step logged"
+    lines = read_metrics(folder)
+    return f"unfinished, at step {lines[-1]['step']:,}" if lines else "unfinished, no step logged"
 
 
-def read_run(folder: Path) -> Run:
-    """A finished run.
+def read_run(folder: Path, summary: Mapping[str, Any] | None = None) -> Run:
+    """A finished pretraining run.
+
+    Args:
+        folder: of the run.
+        summary: its summary.json where it has been read.
 
     Raises:
         UserError: a file of it is missing or damaged.
     """
-    summary = read_json(folder / SUMMARY)
+    summary = read_summary(folder) if summary is None else summary
     _check_summary(summary, folder / SUMMARY)
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder)
+    for section in ("model", "data", "optimizer", "training"):
+        if not isinstance(config.get(section), dict):
+            raise UserError(f"damaged file {folder / CONFIG}: it has no {section} section")
     model, data = config["model"], config["data"]
     conditions = {
         "data_fingerprint": summary["data_fingerprint"],
@@ -189,41 +202,31 @@ def read_run(folder: Path) -> Run:
         "mask_rate": data.get("mask_rate"),
         "masked_validation_tokens": summary["masked_validation_tokens"],
         "sequence_length": data.get("sequence_length"),
-        **{f"model.{key}": value for key, value in flatten(model) if key not in ("name", "sequence_length")},
+        **{f"model.{key}": value for key, value in model.items() if key not in ("name", "sequence_length")},
         "init_from": config.get("init_from"),
         "tokens": summary["tokens"],
     }
     settings = {
-        **{f"ffn.{key}": value for key, value in flatten(summary["ffn_options"])},
-        **{f"optimizer.{key}": value for key, value in _effective(summary["ffn"], flatten(config["optimizer"]))},
+        **{f"ffn.{key}": value for key, value in summary["ffn_options"].items()},
+        **{f"optimizer.{key}": value for key, value in optimizer_settings(summary, config["optimizer"]).items()},
         **{f"training.{key}": config["training"].get(key) for key in _TRAINING},
     }
-    curve = tuple(_validations(folder / METRICS))
-    return Run(folder, summary, _stated(conditions), _stated(settings), curve)
+    curve, training = _curves(folder)
+    return Run(folder, summary, stated(flat(conditions)), stated(flat(settings)), curve, training)
 
 
-def _effective(ffn: str, optimizer: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Without the optimizer's name, and without rates and decay of what a feed-forward does not have."""
-    absent = _absent_roles(ffn)
-    return ((key, value) for key, value in optimizer if key != "name" and not key.startswith(absent))
+def optimizer_settings(summary: Mapping[str, Any], optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the optimizer's name, and without rates and decay of what the feed-forward does not have."""
+    roles = summary.get("parameter_roles")
+    if not isinstance(roles, list | dict):
+        roles = _ROLES_OF_OLDER_RUNS.get(summary["ffn"], _ROLES)
+    absent = tuple(f"{role}_" for role in _ROLES if role not in roles)
+    return {key: value for key, value in flat(optimizer).items() if key != "name" and not key.startswith(absent)}
 
 
-@cache
-def _absent_roles(ffn: str) -> tuple[str, ...]:
-    """("tables_", "hash_") for gemm."""
-    if ffn not in ffn_names():  # somebody's own
-        return ()
-    roles = build_ffn(ffn, hidden_size=32).parameter_roles()
-    return tuple(f"{role}_" for role in ROLES if not roles.get(role))
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("betas", (0.9, 0.98)), ... for every value of nested mappings, lists as tuples."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _hashable(value)
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every value of nested mappings by its dotted key, lists as tuples, so that all are hashable."""
+    return {key: _hashable(value) for key, value in flatten(values)}
 
 
 def _hashable(value: Any) -> Any:
@@ -232,49 +235,40 @@ def _hashable(value: Any) -> Any:
     return json.dumps(value, sort_keys=True, default=str) if isinstance(value, Mapping) else value
 
 
-def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
+def stated(values: Mapping[str, Any]) -> dict[str, Any]:
     """Without nulls: a run older than a setting does not differ from one that leaves it open."""
     return {key: value for key, value in values.items() if value is not None}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: it cannot be read, or is something else.
-    """
-    try:
-        value = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"damaged file {path}: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"damaged file {path}: not a JSON object")
-    return value
+def check_numbers(summary: Mapping[str, Any], path: Path, names: Sequence[str]) -> None:
+    """Raises a UserError where one of the named values is not a finite number."""
+    for name in names:
+        if not is_number(summary.get(name)):
+            raise UserError(f"damaged file {path}: {name} is {summary.get(name)!r}, not a number")
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"damaged file {path}: not text") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+def check_texts(summary: Mapping[str, Any], path: Path, names: Sequence[str]) -> None:
+    """Raises a UserError where one of the named values is not text."""
+    for name in names:
+        if not isinstance(summary.get(name), str):
+            raise UserError(f"damaged file {path}: {name} is {summary.get(name)!r}, not text")
+
+
+def check_identity(summary: Mapping[str, Any], path: Path) -> None:
+    """Raises a UserError where the seed or the feed-forward's options cannot be."""
+    if not isinstance(summary.get("seed"), int):
+        raise UserError(f"damaged file {path}: seed is {summary.get('seed')!r}, not an integer")
+    if not isinstance(summary.get("ffn_options"), dict):
+        raise UserError(f"damaged file {path}: ffn_options is not an object")
 
 
 def _check_summary(summary: Mapping[str, Any], path: Path) -> None:
-    for name in _TEXTS:
-        if not isinstance(summary.get(name), str):
-            raise UserError(f"damaged file {path}: {name} is {summary.get(name)!r}, not text")
-    for name in _NUMBERS:
-        if not is_number(summary.get(name)):
-            raise UserError(f"damaged file {path}: {name} is {summary.get(name)!r}, not a number")
-    for name in _OPTIONAL:
-        if summary.get(name) is not None and not is_number(summary[name]):
-            raise UserError(f"damaged file {path}: {name} is {summary[name]!r}, not a number")
-    if not isinstance(summary.get("seed"), int) or summary["steps"] <= 0 or summary["tokens"] <= 0:
-        raise UserError(f"damaged file {path}: seed, steps or tokens is missing or cannot be")
-    if not isinstance(summary.get("ffn_options"), dict):
-        raise UserError(f"damaged file {path}: ffn_options is not an object")
+    check_texts(summary, path, _TEXTS)
+    check_numbers(summary, path, _NUMBERS)
+    check_numbers(summary, path, [name for name in _OPTIONAL if summary.get(name) is not None])
+    check_identity(summary, path)
+    if summary["steps"] <= 0 or summary["tokens"] <= 0:
+        raise UserError(f"damaged file {path}: steps or tokens cannot be")
     if not isinstance(summary.get("statistics") or {}, dict):
         raise UserError(f"damaged file {path}: statistics is not an object")
 
@@ -284,26 +278,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(_read(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"damaged file {path}: {' '.join(str(error).split())}") from None
-    for section in ("model", "data", "optimizer", "training"):
-        if not isinstance(config, dict) or not isinstance(config.get(section), dict):
-            raise UserError(f"damaged file {path}: it has no {section} section")
-    return config
-
-
-def _validations(path: Path) -> Iterator[Validation]:
-    for number, text in enumerate(_read(path).splitlines(), start=1):
-        try:
-            line = json.loads(text)
-            values = [line["tokens"], line["training_flops"], line.get("validation_loss")]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UserError(f"damaged file {path}: line {number} is not a line of metrics") from None
-        if values[2] is None:
-            continue
-        if not all(map(is_number, values)):
-            raise UserError(f"damaged file {path}: line {number} holds something that is not a number")
-        yield Validation(*values)
+def _curves(folder: Path) -> tuple[tuple[Validation, ...], tuple[Logged, ...]]:
+    """What metrics.jsonl says of validation and of training."""
+    curve, training = [], []
+    for line in read_metrics(folder, strict=True):
+        tokens, flops = line.get("tokens"), line.get("training_flops")
+        losses = [line[key] for key in ("validation_loss", "loss") if line.get(key) is not None]
+        if not all(map(is_number, (tokens, flops, *losses))):
+            raise UserError(f"damaged file {folder / METRICS}: step {line['step']} holds something that is no number")
+        if line.get("validation_loss") is not None:
+            curve.append(Validation(tokens, flops, line["validation_loss"]))
+        if line.get("loss") is not None:  # null where it was not finite
+            training.append(Logged(tokens, line["loss"]))
+    return tuple(curve), tuple(training)

@@ -23,6 +23,8 @@ def write_run(
     lr: float = 0.004,
     hidden_size: int = 128,
     options: dict[str, Any] | None = None,
+    training_loss: float = 5.0,
+    halfway: float | None = None,
     config: dict[str, Any] | None = None,
     **summary: Any,
 ) -> Path:
@@ -39,6 +41,8 @@ def write_run(
         lr: learning rate.
         hidden_size: the model's.
         options: of the feed-forward.
+        training_loss: that is logged at every step.
+        halfway: validation loss at half of the steps; on a straight line if None.
         config: sections of config.yaml, merged into the default ones.
         **summary: replaces or adds values of summary.json.
     """
@@ -68,10 +72,11 @@ def write_run(
             "tokens": step * TOKENS_PER_STEP,
             "training_flops": step * TOKENS_PER_STEP * (1e6 + flops),
         }
-        if step % 500 == 0:
+        if step % 500 == 0 or (halfway is not None and step == steps // 200 * 100):
             value = loss + (6.8 - loss) * (1 - step / steps)
+            value = halfway if halfway is not None and step == steps // 200 * 100 else value
             line |= {"validation_loss": value, "validation_perplexity": math.exp(min(value, 700))}
-        lines.append(json.dumps({**line, "loss": 5.0}) + "\n")
+        lines.append(json.dumps({**line, "loss": training_loss}) + "\n")
     (folder / "metrics.jsonl").write_text("".join(lines))
     values = {
         "ffn": ffn,

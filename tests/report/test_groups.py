@@ -7,7 +7,7 @@ from tests.report.synthetic import write_gemm, write_race, write_run
 
 
 def groups_of(folder):
-    return comparable_groups(find_runs([folder])[0])
+    return comparable_groups(find_runs([folder]).runs)
 
 
 def test_one_race_is_one_group_of_variants(tmp_path):
@@ -32,6 +32,7 @@ DIFFERENT = [
     ({"config": {"model": {"num_hidden_layers": 3}}}, "model.num_hidden_layers (2; 3)"),
     ({"config": {"model": {"position_init": "normal"}}}, "model.position_init"),
     ({"config": {"init_from": "/some/run"}}, "init_from"),
+    ({"config": {"data": {"mask_rate": [0.15, 0.3]}}}, "mask_rate (0.15; 0.15/0.3)"),
     ({"steps": 3000}, "tokens (6,144,000; 12,288,000)"),
 ]
 

@@ -20,7 +20,8 @@ def test_finds_finished_runs_at_any_depth_and_names_unfinished_ones(tmp_path):
     for name in ("config.yaml", ".lock"):
         (tmp_path / "fresh" / name).touch()
     # a folder given twice counts once
-    runs, left_out = find_runs([tmp_path, tmp_path / "outer"])
+    found = find_runs([tmp_path, tmp_path / "outer"])
+    runs, left_out = found.runs, found.left_out
     assert [run.path for run in runs] == [tmp_path / "outer", tmp_path / "outer" / "a" / "inner"]
     assert {(left.path.name, left.why) for left in left_out} == {
         ("begun", "unfinished, at step 1,500"),
@@ -30,15 +31,16 @@ def test_finds_finished_runs_at_any_depth_and_names_unfinished_ones(tmp_path):
 
 
 def test_a_run_knows_what_it_shares_and_what_it_varies(tmp_path):
-    run = find_runs([write_gemm(tmp_path / "run", loss=3.0, exit_step=250)])[0][0]
+    run = find_runs([write_gemm(tmp_path / "run", loss=3.0, exit_step=250, training_loss=2.5)]).runs[0]
     assert run.perplexity == perplexity(3.0) and perplexity(1000.0) == float("inf")
-    assert run.plateau_exit_tokens == 250 * 4096
+    assert run.tokens_at("plateau_exit_step") == 250 * 4096 and run.tokens_at("second_fall_step") is None
     assert run.conditions["model.hidden_size"] == 128 and run.conditions["mask_rate"] == 0.15
     assert run.settings["ffn.intermediate_size"] == 512 and run.settings["optimizer.betas"] == (0.9, 0.98)
     # null is as good as absent, and names are no settings
     assert "init_from" not in run.conditions and "optimizer.warmup_steps" not in run.settings
     assert not {"model.name", "optimizer.name"} & (run.conditions.keys() | run.settings.keys())
     assert [point.tokens for point in run.curve] == [500 * 4096, 1000 * 4096, 1500 * 4096]
+    assert [(line.tokens, line.loss) for line in run.training] == [(s * 4096, 2.5) for s in range(100, 1501, 100)]
 
 
 @pytest.mark.parametrize(
@@ -54,8 +56,9 @@ def test_a_run_knows_what_it_shares_and_what_it_varies(tmp_path):
         ("config.yaml", "!!python/object/apply:os.system ['exit 1']"),
         ("config.yaml", None),
         ("metrics.jsonl", '{"step": 1}\n'),
-        ("metrics.jsonl", '{"tokens": 1, "training_flops": 1, "validation_loss": NaN}\n'),
-        ("metrics.jsonl", '{"tokens": 1, "training_flops": 1}\n{"tok'),
+        ("metrics.jsonl", '{"step": 1, "tokens": 1, "training_flops": 1, "validation_loss": NaN}\n'),
+        ("metrics.jsonl", '{"step": 1, "tokens": 1, "training_flops": 1, "loss": "low"}\n'),
+        ("metrics.jsonl", '{"step": 1, "tokens": 1, "training_flops": 1}\n{"tok'),
         ("metrics.jsonl", None),
     ],
 )

@@ -1,22 +1,13 @@
-import pytest
-
 from tests.report.synthetic import write_race, write_run
-from tests.scripts.loading import SCRIPTS, load_script
+from tests.scripts.loading import SCRIPTS
 from tests.training.tiny import run
 
 
-@pytest.fixture(scope="module")
-def script():
-    return load_script("compare_runs")
-
-
-def test_compares_and_prints(script, tmp_path, capsys):
+def test_the_script_is_the_command(tmp_path):
     write_race(tmp_path / "runs")
-    script.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--sort", "perplexity"])
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == f"tiny-docstrings-6.14M-tokens: {tmp_path / 'out'}"
-    assert printed[2].split()[:3] == ["lookup,", "num_tables", "32"]
-    assert (tmp_path / "out" / "table.csv").exists()
+    done = run(str(SCRIPTS / "compare_runs.py"), "runs", "--sort", "perplexity", "--no-plots", cwd=tmp_path)
+    assert done.stdout.splitlines()[0] == "tiny-docstrings-6.14M-tokens: runs/comparison"
+    assert (tmp_path / "runs" / "comparison" / "table.csv").exists()
 
 
 def test_a_mistake_is_one_line_and_status_2(tmp_path):

@@ -4,7 +4,8 @@ import shutil
 import pytest
 
 from lookupffn import UserError
-from lookupffn.report.latency import read_latencies
+from lookupffn.cli import compare
+from lookupffn.report.inference_times import read_times
 from lookupffn.report.runs import find_runs
 from tests.report.synthetic import write_gemm, write_run
 from tests.scripts.loading import load_script
@@ -35,7 +36,7 @@ def test_trained_runs_are_measured_on_their_own_hidden_states(script, tmp_path, 
         assert entry["us_per_token"] > 0 and entry["ratio"] > 0
     assert "hidden states" in capsys.readouterr().out
 
-    load_script("compare_runs").main([str(tmp_path), "--output", str(out), "--latency", str(latency)])
+    compare.run([str(tmp_path), "--output", str(out), "--latency", str(latency)])
     assert (out / "perplexity-cpu.png").exists()
 
     # the text is gone, and then the model too
@@ -62,11 +63,11 @@ def test_a_feed_forward_is_measured_once(script, tmp_path):
     script.main([str(tmp_path), "--output", str(latency), *QUICK])
     measured = json.loads(latency.read_text())["variants"]
     assert [entry["run"] for entry in measured] == [str(tmp_path / name) for name in ("b", "c", "d", "gemm")]
-    latencies = read_latencies(latency)
+    measured = read_times(latency)
     # "a" differs from "b" in what does not change the time
-    times = [latencies.of(run) for run in find_runs([tmp_path])[0]]
+    times = [measured.of(run) for run in find_runs([tmp_path]).runs]
     assert times[0] is times[1] and len({id(time) for time in times}) == 4
-    assert "40 tokens a call" in latencies.how
+    assert "40 tokens a call" in measured.how
 
 
 @pytest.mark.parametrize("arguments", [["--tokens", "0"], ["--threads", "0"], ["--output", "absent/latency.json"]])

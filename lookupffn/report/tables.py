@@ -1,4 +1,4 @@
-"""table.md and table.csv."""
+"""table.md, table.csv and the table for the terminal."""
 
 from __future__ import annotations
 
@@ -8,28 +8,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lookupffn.report.figures import HORIZON, UNKNOWN, Comparison, Difference, Row, Spread
+from lookupffn.report.comparison import HORIZON, Comparison, Row
 from lookupffn.report.groups import Group
+from lookupffn.report.loss_curves import FALL_OFF
 from lookupffn.report.runs import LeftOut, perplexity
+from lookupffn.report.significance import UNKNOWN, Difference, Spread
 
-_COLUMNS = (
-    "#",
-    "feed-forward",
-    "seeds",
-    "perplexity",
-    "loss (nats)",
-    "share of GEMM's gain",
-    "FFN MFLOP a token",
-    "times fewer than GEMM",
-    "parameters",
-    "in FFNs",
-    "FFN parameters touched",
-    "CPU µs a token",
-    "times faster than GEMM",
-    "training tokens/s",
-    "plateau left at step",
-    "Pareto",
-)
+TEXT_COLUMNS = ("feed-forward", "Pareto", "task", "variant")
 
 
 def markdown(comparison: Comparison, groups: Sequence[Group], left_out: Sequence[LeftOut]) -> str:
@@ -42,13 +27,13 @@ def markdown(comparison: Comparison, groups: Sequence[Group], left_out: Sequence
     """
     parts = [_heading(comparison, groups)]
     parts += [f"> **Warning.** {warning}\n" for warning in comparison.warnings]
-    parts.append(_table(_COLUMNS, [_cells(row, comparison) for row in comparison.rows]))
+    parts.append(_figures(comparison))
     parts.append(_explanation(comparison))
     parts.append(_differences(comparison))
     parts.append(_statistics(comparison))
     parts.append("## Runs\n\n" + "".join(f"- {_runs(row)}\n" for row in comparison.rows))
     if left_out:
-        parts.append("## Left out\n\n" + "".join(f"- {_escaped(str(o.path))}: {o.why}\n" for o in left_out))
+        parts.append("## Left out\n\n" + "".join(f"- {escaped(str(o.path))}: {o.why}\n" for o in left_out))
     return "\n".join(part for part in parts if part)
 
 
@@ -72,51 +57,71 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _cells(row: Row, comparison: Comparison) -> list[str]:
+def _figures(comparison: Comparison) -> str:
+    """The main table."""
+    cells = [_cells(row, comparison) for row in comparison.rows]
+    return table(list(cells[0]), [list(row.values()) for row in cells])
+
+
+def _cells(row: Row, comparison: Comparison) -> dict[str, str]:
     fronts = [name for name, on in (("FLOPs", row.flops_front), ("CPU", row.cpu_front)) if on]
-    return [
-        str(row.number),
-        row.label,
-        str(len(row.variant.runs)),
-        _spread(row.perplexity, ",.2f"),
-        _spread(row.loss, ".4f"),
-        _known(row.share, ".0%"),
-        f"{row.flops / 1e6:.3f}",
-        _known(row.flops_ratio, ".2f"),
-        f"{row.parameters:,.0f}",
-        f"{row.ffn_parameters:,.0f}",
-        _known(row.ffn_parameters_touched, ",.0f"),
-        _known(row.cpu_us, ".3g"),
-        _known(row.cpu_ratio, ".2f"),
-        f"{row.tokens_per_s:,.0f}",
-        "never" if row.exit_step is None else f"{row.exit_step:,}",
-        ", ".join(fronts),
-    ]
+    cells = {
+        "#": str(row.number),
+        "feed-forward": row.label,
+        "seeds": str(len(row.variant.runs)),
+        "perplexity": shown_spread(row.perplexity, ",.2f"),
+        "loss (nats)": shown_spread(row.loss, ".4f"),
+        "training loss": "" if row.training_loss is None else shown_spread(row.training_loss, ".4f"),
+        "share of GEMM's gain": known(row.share, ".0%"),
+        "FFN MFLOP a token": f"{row.flops / 1e6:.3f}",
+        "times fewer than GEMM": known(row.flops_ratio, ".2f"),
+        "parameters": f"{row.parameters:,.0f}",
+        "in FFNs": f"{row.ffn_parameters:,.0f}",
+        "FFN parameters touched": known(row.ffn_parameters_touched, ",.0f"),
+        "CPU µs a token": known(row.cpu_us, ".3g"),
+        "times faster than GEMM": known(row.cpu_ratio, ".2f"),
+    }
+    for machine, time in zip(comparison.projections, row.projected, strict=True):
+        cells[f"µs a token on {machine.device} (projected)"] = known(time and time.us_per_token, ".3g")
+        cells[f"times faster than GEMM on {machine.device} (projected)"] = known(time and time.ratio, ".2f")
+    cells["training tokens/s"] = f"{row.tokens_per_s:,.0f}"
+    cells["plateau left at step"] = "never" if row.exit_step is None else f"{row.exit_step:,}"
+    if any(other.second_fall_step is not None for other in comparison.rows):
+        cells["second fall at step"] = known(row.second_fall_step, ",.0f")
+    cells["fell off"] = "" if row.fallen_off is None else f"{len(row.fallen_off)} of {len(row.variant.runs)}"
+    return {**cells, "Pareto": ", ".join(fronts)}
 
 
-def _spread(value: Spread, form: str) -> str:
+def shown_spread(value: Spread, form: str) -> str:
+    """49.40 ± 0.49."""
     return f"{value.mean:{form}}" + ("" if value.std is None else f" ± {value.std:{form}}")
 
 
-def _known(value: float | None, form: str) -> str:
+def known(value: float | None, form: str) -> str:
+    """A number, or nothing where it is not known."""
     return "" if value is None else f"{value:{form}}"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; numbers stand right."""
-    rule = ["---" if column in ("feed-forward", "Pareto") else "---:" for column in columns]
-    lines = [columns, rule, *([_escaped(cell) for cell in row] for row in rows)]
+    rule = ["---" if column in TEXT_COLUMNS else "---:" for column in columns]
+    lines = [columns, rule, *([escaped(cell) for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text that stays within a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def _explanation(comparison: Comparison) -> str:
     """What the columns mean, as far as their names do not say it."""
     runs = comparison.group.runs
-    lines = ["± is the sample standard deviation over seeds. FLOPs, time and parameters are of all layers together."]
+    lines = [
+        "± is the sample standard deviation over seeds. FLOPs, time and parameters are of all layers together. The "
+        "training loss is the mean over the last tenth of the tokens. A run fell off where its validation loss after "
+        f"half of the tokens is more than {FALL_OFF} nats behind the median of its variant's other seeds."
+    ]
     if comparison.gemm is None or comparison.none is None:
         absent = [
             name
@@ -142,7 +147,8 @@ def _explanation(comparison: Comparison) -> str:
         lines.append("Speeds of different machines do not compare.")
     if comparison.latency is not None:
         lines.append(f"CPU times: {comparison.latency}.")
-    return _escaped(" ".join(lines)) + "\n"
+    lines += [f"Projected times: {machine.how}." for machine in comparison.projections]
+    return escaped(" ".join(lines)) + "\n"
 
 
 def _differences(comparison: Comparison) -> str:
@@ -152,26 +158,39 @@ def _differences(comparison: Comparison) -> str:
         return ""
     columns, lines = ["#", "feed-forward"], []
     for name, _ in references:
-        columns += [f"loss less {name}'s (nats)", "spread over seeds", f"against {name}"]
+        columns += [f"loss less {name}'s (nats)", "95% interval", f"training loss less {name}'s", f"against {name}"]
     for row in comparison.rows:
         cells = [str(row.number), row.label]
         for _, other in references:
-            cells += ["", "", "itself"] if row is other else _difference(comparison.difference(row, other))
+            cells += ["", "", "", "itself"] if row is other else _difference(comparison, row, other)
         lines.append(cells)
     named = "; ".join(f"{name} is {row.label}" for name, row in references)
     text = (
-        f"## Differences\n\n{_escaped(named)}. The spread is the pooled sample standard deviation of the two variants' "
-        "seeds; where either has a single seed, that of all variants here with several. A difference within it is a "
-        "tie."
+        f"## Differences\n\n{escaped(named)}. Seeds that both variants have are compared in pairs (the same data in "
+        "the same order); where they share fewer than two, the interval is Welch's. It is the 95% t-interval of the "
+        "difference: better or worse where it excludes zero, else a tie. There is no verdict before both sides have "
+        f"two seeds and were trained for {HORIZON} times their slowest plateau exit. A variant whose training loss is "
+        "behind as well underfits; one whose validation loss alone is behind generalises worse."
     )
     ffns = [row.ffn for row in comparison.rows]
     if any(ffns.count(row.ffn) > 1 for _, row in references):
         text += " The best of several settings was chosen by this same loss, which flatters it a little."
-    return f"{text}\n\n{_table(columns, lines)}"
+    return f"{text}\n\n{table(columns, lines)}"
 
 
-def _difference(found: Difference) -> list[str]:
-    return [f"{found.nats:+.4f}", _known(found.spread, ".4f"), found.verdict]
+def _difference(comparison: Comparison, row: Row, other: Row) -> list[str]:
+    found, training = comparison.difference(row, other), comparison.training_difference(row, other)
+    return [
+        f"{found.mean:+.4f}",
+        interval(found),
+        known(training and training.mean, "+.4f"),
+        comparison.verdict(row, other),
+    ]
+
+
+def interval(found: Difference, form: str = "+.4f") -> str:
+    """-0.0450 to +0.0300, or nothing where seeds are too few."""
+    return "" if found.low is None else f"{found.low:{form}} to {found.high:{form}}"
 
 
 def _statistics(comparison: Comparison) -> str:
@@ -179,26 +198,30 @@ def _statistics(comparison: Comparison) -> str:
     if not names:
         return ""
     rows = [
-        [str(row.number), row.label, *(_known(row.statistics.get(name), ".4g") for name in names)]
+        [str(row.number), row.label, *(known(row.statistics.get(name), ".4g") for name in names)]
         for row in comparison.rows
         if row.statistics
     ]
-    return "## What the feed-forwards counted\n\n" + _table(["#", "feed-forward", *map(_escaped, names)], rows)
+    return "## What the feed-forwards counted\n\n" + table(["#", "feed-forward", *map(escaped, names)], rows)
 
 
 def _runs(row: Row) -> str:
     seeds = "; ".join(f"seed {run.seed}: {run.path}" for run in row.variant.runs)
-    return _escaped(f"{row.number} {row.label}: {seeds}")
+    return escaped(f"{row.number} {row.label}: {seeds}")
 
 
 def csv_text(comparison: Comparison) -> str:
     """Every figure of table.md at full precision, a line a variant; blank is unknown."""
-    lines = [_record(row, comparison) for row in comparison.rows]
-    columns = list(dict.fromkeys(name for line in lines for name in line))
+    return csv_of([_record(row, comparison) for row in comparison.rows])
+
+
+def csv_of(records: Sequence[dict[str, Any]]) -> str:
+    """Records as CSV with a header; what one of them lacks is blank."""
+    columns = list(dict.fromkeys(name for record in records for name in record))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(records)
     return text.getvalue()
 
 
@@ -214,6 +237,8 @@ def _record(row: Row, comparison: Comparison) -> dict[str, Any]:
         "validation_perplexity_std": row.perplexity.std,
         "validation_loss": row.loss.mean,
         "validation_loss_std": row.loss.std,
+        "training_loss": row.training_loss and row.training_loss.mean,
+        "training_loss_std": row.training_loss and row.training_loss.std,
         "share_of_gemm_gain": row.share,
         "ffn_flops_per_token": row.flops,
         "gemm_flops_ratio": row.flops_ratio,
@@ -226,16 +251,27 @@ def _record(row: Row, comparison: Comparison) -> dict[str, Any]:
         "tokens_per_s": row.tokens_per_s,
         "plateau_exit_step": row.exit_step,
         "plateau_exit_tokens": row.exit_tokens,
+        "second_fall_step": row.second_fall_step,
+        "fell_off": None if row.fallen_off is None else len(row.fallen_off),
         "tokens": comparison.group.conditions["tokens"],
         "tokens_over_slowest_exit": comparison.horizon,
         "pareto_flops": row.flops_front,
         "pareto_cpu": row.cpu_front,
     }
     for name, other in (("gemm", comparison.gemm), ("best_lookup", comparison.lookup)):
-        found = None if other is None or row is other else comparison.difference(row, other)
-        record[f"loss_less_{name}"] = found and found.nats
-        record[f"spread_against_{name}"] = found and found.spread
-        record[f"verdict_against_{name}"] = found and found.verdict
+        known_other = other is not None and row is not other
+        found = comparison.difference(row, other) if known_other else None
+        training = comparison.training_difference(row, other) if known_other else None
+        record[f"loss_less_{name}"] = found and found.mean
+        record[f"low_against_{name}"] = found and found.low
+        record[f"high_against_{name}"] = found and found.high
+        record[f"p_against_{name}"] = found and found.p
+        record[f"pairs_with_{name}"] = found and found.pairs
+        record[f"training_loss_less_{name}"] = training and training.mean
+        record[f"verdict_against_{name}"] = comparison.verdict(row, other) if known_other else None
+    for machine, time in zip(comparison.projections, row.projected, strict=True):
+        record[f"projected_us_per_token.{machine.device}"] = time and time.us_per_token
+        record[f"projected_gemm_ratio.{machine.device}"] = time and time.ratio
     record |= {f"statistics.{name}": value for name, value in row.statistics.items()}
     record["runs"] = " ".join(str(run.path) for run in row.variant.runs)
     return record
@@ -247,17 +283,22 @@ def overview(comparison: Comparison) -> str:
     for row in comparison.rows:
         verdict = ""
         if comparison.gemm is not None and row is not comparison.gemm:
-            verdict = comparison.difference(row, comparison.gemm).verdict
+            verdict = comparison.verdict(row, comparison.gemm)
         rows.append(
             [
                 row.label,
                 str(len(row.variant.runs)),
-                _spread(row.perplexity, ",.2f"),
+                shown_spread(row.perplexity, ",.2f"),
                 f"{row.flops / 1e6:.3f}",
-                _known(row.share, ".0%"),
+                known(row.share, ".0%"),
                 "unknown noise" if verdict == UNKNOWN else verdict,
             ]
         )
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table for the terminal, the first column to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

@@ -1,30 +1,22 @@
-"""The numbers of a comparison: means and spreads over seeds, shares, the Pareto front, who is better than whom.
+"""The numbers of one group: means and spreads over seeds, shares, the Pareto front, who is better than whom.
 
 Losses are in nats a masked token; a spread is a sample standard deviation over seeds.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lookupffn.report.groups import Group, Variant
-from lookupffn.report.latency import Latencies
+from lookupffn.report.inference_times import InferenceTime, InferenceTimes
+from lookupffn.report.loss_curves import FALL_OFF, fallen_off, training_loss
 from lookupffn.report.runs import Run, is_number
+from lookupffn.report.significance import Difference, Spread, difference, spread
 
 # a race is read where training went on for this many times the slowest plateau exit
 HORIZON = 3
-BETTER, WORSE, TIE, UNKNOWN = "better", "worse", "tie", "one seed: unknown noise"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean over seeds, and the sample standard deviation (None with one seed)."""
-
-    mean: float
-    std: float | None
 
 
 @dataclass(frozen=True)
@@ -35,6 +27,7 @@ class Row:
         number: its place in the table, from 1.
         variant: whose they are.
         loss, perplexity: of the masked validation tokens.
+        training_loss: over the last tenth of the tokens.
         share: of GEMM's gain over no feed-forward: (loss_none - loss) / (loss_none - loss_gemm).
         flops: of all feed-forwards, a token at inference.
         flops_ratio: GEMM's FLOPs at the model's intermediate size over these.
@@ -42,8 +35,12 @@ class Row:
         parameters_touched, ffn_parameters_touched: of these, what one token reads.
         cpu_us: microseconds a token of all feed-forwards on a CPU.
         cpu_ratio: GEMM's time over it.
+        projected: inference times on the machines of ``Comparison.projections``.
         tokens_per_s: in training, mean over seeds.
         exit_step, exit_tokens: of the seed that left the plateau last; None where one never did.
+        second_fall_step, second_fall_tokens: of the seed whose loss fell a second time last; None where that was not
+            seen or not recorded.
+        fallen_off: runs that are behind their siblings at half time; None where too few can be told.
         flops_front, cpu_front: on the Pareto front of perplexity against FLOPs, against CPU time.
         statistics: what the feed-forward counted in itself, means over seeds.
     """
@@ -52,6 +49,7 @@ class Row:
     variant: Variant
     loss: Spread
     perplexity: Spread
+    training_loss: Spread | None
     share: float | None
     flops: float
     flops_ratio: float | None
@@ -61,9 +59,13 @@ class Row:
     ffn_parameters_touched: float | None
     cpu_us: float | None
     cpu_ratio: float | None
+    projected: tuple[InferenceTime | None, ...]
     tokens_per_s: float
     exit_step: int | None
     exit_tokens: float | None
+    second_fall_step: int | None
+    second_fall_tokens: float | None
+    fallen_off: tuple[Run, ...] | None
     flops_front: bool
     cpu_front: bool | None
     statistics: Mapping[str, float]
@@ -78,20 +80,10 @@ class Row:
         """The feed-forward's name."""
         return self.variant.ffn
 
-
-@dataclass(frozen=True)
-class Difference:
-    """How one variant's loss differs from another's.
-
-    Attributes:
-        nats: its mean loss less the other's, negative where it is better.
-        spread: what seeds alone make of it (see ``difference``); None where nothing says.
-        verdict: "better", "worse", "tie" or "one seed: unknown noise".
-    """
-
-    nats: float
-    spread: float | None
-    verdict: str
+    @property
+    def losses(self) -> dict[int, float]:
+        """Validation loss by seed."""
+        return {run.seed: run.loss for run in self.variant.runs}
 
 
 @dataclass(frozen=True)
@@ -107,6 +99,7 @@ class Comparison:
         horizon: tokens trained over those of the slowest plateau exit; None where a run never left it.
         warnings: sentences a reader must not miss.
         latency: how CPU times were measured, in words; None where they were not.
+        projections: the machines that times were projected to.
     """
 
     group: Group
@@ -117,32 +110,53 @@ class Comparison:
     horizon: float | None
     warnings: tuple[str, ...]
     latency: str | None
+    projections: tuple[InferenceTimes, ...]
 
     def difference(self, row: Row, other: Row) -> Difference:
-        """See the function ``difference``; the group's pool is that of its variants with several seeds."""
-        return difference(row.variant, other.variant, self.group.variants)
+        """One variant's validation loss less another's."""
+        return difference(row.losses, other.losses)
+
+    def verdict(self, row: Row, other: Row) -> str:
+        """Who is better; none before both have two seeds and are ``HORIZON`` times past the plateau."""
+        exits = [row.exit_tokens, other.exit_tokens]
+        early = None in exits or self.group.conditions["tokens"] < HORIZON * max(exits)
+        return self.difference(row, other).verdict(early=early)
+
+    def training_difference(self, row: Row, other: Row) -> Difference | None:
+        """The same of training losses; None where they were not logged."""
+        if row.training_loss is None or other.training_loss is None:
+            return None
+        losses = [{run.seed: training_loss(run) for run in r.variant.runs} for r in (row, other)]
+        return difference(*losses)
 
 
-def compare(group: Group, latencies: Latencies | None = None, *, sort: str = "flops") -> Comparison:
+def compare(
+    group: Group,
+    measured: InferenceTimes | None = None,
+    projections: Sequence[InferenceTimes] = (),
+    *,
+    sort: str = "flops",
+) -> Comparison:
     """The figures of a group.
 
     Args:
         group: the runs.
-        latencies: CPU times, if known.
+        measured: CPU times, if known.
+        projections: times on other machines.
         sort: "flops" (ascending, then perplexity) or "perplexity".
     """
     order: dict[str, Callable[[Row], tuple]] = {
         "flops": lambda row: (row.flops, row.loss.mean, row.label),
         "perplexity": lambda row: (row.loss.mean, row.flops, row.label),
     }
-    rows = sorted((_row(variant, latencies) for variant in group.variants), key=order[sort])
+    rows = sorted((_row(variant, measured, projections) for variant in group.variants), key=order[sort])
     size = group.conditions.get("model.intermediate_size")
     gemm = _best(row for row in rows if row.ffn == "gemm" and row.variant.settings.get("ffn.intermediate_size") == size)
     none = _best(row for row in rows if row.ffn == "none")
-    flops_front = _front([(row.flops, row.perplexity.mean) for row in rows])
+    flops_front = pareto([(row.flops, row.perplexity.mean) for row in rows])
     timed = [row for row in rows if row.cpu_us is not None]
     cpu_front = dict(
-        zip((row.label for row in timed), _front([(row.cpu_us, row.perplexity.mean) for row in timed]), strict=True)
+        zip((row.label for row in timed), pareto([(row.cpu_us, row.perplexity.mean) for row in timed]), strict=True)
     )
     finished = [
         replace(
@@ -159,50 +173,13 @@ def compare(group: Group, latencies: Latencies | None = None, *, sort: str = "fl
         none and numbered[none.label],
         _best(row for row in finished if row.ffn == "lookup"),
         horizon,
-        tuple(warnings),
-        latencies.how if latencies and timed else None,
+        (*warnings, *_fallen(finished)),
+        measured.how if measured and timed else None,
+        tuple(projections),
     )
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation."""
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-
-def difference(variant: Variant, other: Variant, pool: Sequence[Variant]) -> Difference:
-    """Whether one variant's loss is lower than another's by more than their seeds differ among themselves.
-
-    The spread is the pooled sample standard deviation of the two variants' seeds. Where one of them has a single seed
-    it is that of all variants of ``pool`` that have several, and where there is none, nobody wins.
-
-    Args:
-        variant: whose loss.
-        other: less whose loss.
-        pool: the group's variants.
-    """
-    nats = statistics.fmean(_losses(variant)) - statistics.fmean(_losses(other))
-    several = len(variant.runs) > 1 and len(other.runs) > 1
-    noise = pooled_std([_losses(v) for v in ((variant, other) if several else pool)])
-    if noise is None:
-        return Difference(nats, None, UNKNOWN)
-    if abs(nats) <= noise:
-        return Difference(nats, noise, TIE)
-    return Difference(nats, noise, BETTER if nats < 0 else WORSE)
-
-
-def pooled_std(samples: Sequence[Sequence[float]]) -> float | None:
-    """Square root of the samples' variances, each weighted by its size less one; None without two of any kind."""
-    degrees = sum(len(sample) - 1 for sample in samples)
-    if degrees == 0:
-        return None
-    return math.sqrt(sum(statistics.variance(s) * (len(s) - 1) for s in samples if len(s) > 1) / degrees)
-
-
-def _losses(variant: Variant) -> list[float]:
-    return [run.loss for run in variant.runs]
-
-
-def _front(points: Sequence[tuple[float, float]]) -> list[bool]:
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
     """For each (cost, perplexity), whether no other is as good in both and better in one."""
     return [
         not any(other[0] <= point[0] and other[1] <= point[1] and other != point for other in points)
@@ -221,18 +198,22 @@ def _share(row: Row, gemm: Row | None, none: Row | None) -> float | None:
     return (none.loss.mean - row.loss.mean) / (none.loss.mean - gemm.loss.mean)
 
 
-def _row(variant: Variant, latencies: Latencies | None) -> Row:
+def _row(variant: Variant, measured: InferenceTimes | None, projections: Sequence[InferenceTimes]) -> Row:
     """What does not need the other variants."""
     runs = variant.runs
     flops = _mean(runs, "ffn_flops_per_token")
-    latency = latencies and latencies.of(runs[0])
-    exits = [run.plateau_exit_tokens for run in runs]
+    time = measured and measured.of(runs[0])
+    exits = [run.tokens_at("plateau_exit_step") for run in runs]
     left = None not in exits
+    falls = [run.summary.get("second_fall_step") for run in runs]
+    training = [training_loss(run) for run in runs]
+    fallen = fallen_off(runs)
     return Row(
         number=0,
         variant=variant,
         loss=spread([run.loss for run in runs]),
         perplexity=spread([run.perplexity for run in runs]),
+        training_loss=None if None in training else spread(training),
         share=None,
         flops=flops,
         flops_ratio=_mean(runs, "gemm_ffn_flops_per_token") / flops if flops else None,
@@ -240,11 +221,15 @@ def _row(variant: Variant, latencies: Latencies | None) -> Row:
         ffn_parameters=_mean(runs, "ffn_parameters"),
         parameters_touched=_mean(runs, "parameters_touched"),
         ffn_parameters_touched=_mean(runs, "ffn_parameters_touched"),
-        cpu_us=latency.us_per_token if latency else None,
-        cpu_ratio=latency.ratio if latency else None,
+        cpu_us=time.us_per_token if time else None,
+        cpu_ratio=time.ratio if time else None,
+        projected=tuple(machine.of(runs[0]) for machine in projections),
         tokens_per_s=_mean(runs, "tokens_per_s"),
         exit_step=max(run.summary["plateau_exit_step"] for run in runs) if left else None,
         exit_tokens=max(exits) if left else None,
+        second_fall_step=None if None in falls else max(falls),
+        second_fall_tokens=None if None in falls else max(run.tokens_at("second_fall_step") for run in runs),
+        fallen_off=None if fallen is None else tuple(fallen),
         flops_front=False,
         cpu_front=None,
         statistics=_statistics(runs),
@@ -265,12 +250,11 @@ def _statistics(runs: Sequence[Run]) -> dict[str, float]:
 
 def _horizon(group: Group) -> tuple[float | None, list[str]]:
     """Tokens trained over those of the slowest plateau exit, and what there is to say about it."""
-    exits = [(run.plateau_exit_tokens, v.label, run) for v in group.variants for run in v.runs]
+    exits = [(run.tokens_at("plateau_exit_step"), v.label, run) for v in group.variants for run in v.runs]
     stuck = [f"{label} (seed {run.seed})" for exit_tokens, label, run in exits if exit_tokens is None]
     if stuck:
-        more = f" and {len(stuck) - 3} more" if len(stuck) > 3 else ""
         return None, [
-            f"Too early to read: {'; '.join(stuck[:3])}{more} never left the plateau near the unigram loss. A race is "
+            f"Too early to read: {_first(stuck)} never left the plateau near the unigram loss. A race is "
             f"read after {HORIZON} times the slowest exit."
         ]
     slowest, label, run = max(exits, key=lambda item: (item[0], item[1]))
@@ -281,3 +265,19 @@ def _horizon(group: Group) -> tuple[float | None, list[str]]:
         f"Too early to read: trained on {trained:,.0f} tokens, less than {HORIZON} times the slowest plateau exit "
         f"({slowest:,.0f} tokens: {label}, seed {run.seed}, step {run.summary['plateau_exit_step']:,})."
     ]
+
+
+def _fallen(rows: Sequence[Row]) -> list[str]:
+    fallen = [f"{row.label} (seed {run.seed})" for row in rows for run in row.fallen_off or ()]
+    if not fallen:
+        return []
+    told = sum(len(row.variant.runs) for row in rows if row.fallen_off is not None)
+    return [
+        f"{len(fallen)} of {told} runs fell off: more than {FALL_OFF} nats behind the other seeds of their variant "
+        f"after half of the tokens: {_first(fallen)}."
+    ]
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return "; ".join(names[:3]) + more

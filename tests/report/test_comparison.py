@@ -2,15 +2,16 @@ import math
 
 import pytest
 
-from lookupffn.report.figures import BETTER, TIE, UNKNOWN, WORSE, compare, pooled_std
+from lookupffn.report.comparison import compare
 from lookupffn.report.groups import comparable_groups
-from lookupffn.report.latency import read_latencies
+from lookupffn.report.inference_times import read_times
 from lookupffn.report.runs import find_runs
+from lookupffn.report.significance import BETTER, EARLY, TIE, UNKNOWN, WORSE
 from tests.report.synthetic import write_gemm, write_latency, write_race, write_run
 
 
 def comparison_of(folder, **options):
-    (group,), _ = comparable_groups(find_runs([folder])[0])
+    (group,), _ = comparable_groups(find_runs([folder]).runs)
     return compare(group, **options)
 
 
@@ -65,7 +66,7 @@ def test_cpu_times_have_a_front_of_their_own(tmp_path):
         {"ffn": "gemm", "ffn_options": {"intermediate_size": 512, "hidden_act": "gelu"}, "us_per_token": 1, "ratio": 1},
         {"ffn": "lookup", "ffn_options": {"num_tables": 32, "block_size": None}, "us_per_token": 2, "ratio": 0.5},
     )
-    comparison = comparison_of(tmp_path / "runs", latencies=read_latencies(latency))
+    comparison = comparison_of(tmp_path / "runs", measured=read_times(latency))
     rows = rows_of(comparison)
     assert rows["gemm"].cpu_front and rows["lookup, num_tables 32"].cpu_front
     assert (rows["lookup, num_tables 32"].cpu_us, rows["lookup, num_tables 32"].cpu_ratio) == (2, 0.5)
@@ -96,37 +97,61 @@ def write_seeds(folder, name, losses, **values):
         write_run(folder / f"{name}-{seed}", name, loss=loss, seed=seed, **values)
 
 
-def verdicts(folder, one, other):
+def verdict(folder, one, other):
     comparison = comparison_of(folder)
     rows = rows_of(comparison)
-    return comparison.difference(rows[one], rows[other])
+    return comparison.verdict(rows[one], rows[other])
 
 
-def test_a_difference_within_the_pooled_spread_is_a_tie(tmp_path):
-    write_seeds(tmp_path, "a", [4.0, 4.02])
-    write_seeds(tmp_path, "b", [4.01, 4.05, 4.03])
-    write_seeds(tmp_path, "c", [4.2, 4.22])
-    noise = pooled_std([[4.0, 4.02], [4.01, 4.05, 4.03]])
-    assert noise == pytest.approx(math.sqrt((0.0002 + 2 * 0.0004) / 3))
-    found = verdicts(tmp_path, "a", "b")
-    # 0.02 apart, and 0.018 of noise
-    assert found.nats == pytest.approx(-0.02) and found.spread == pytest.approx(noise) and found.verdict == BETTER
-    assert verdicts(tmp_path, "b", "a").verdict == WORSE
-    assert verdicts(tmp_path, "c", "a").verdict == WORSE
-    write_seeds(tmp_path, "d", [4.01, 4.03])
-    assert verdicts(tmp_path, "a", "d").verdict == TIE
+def test_verdicts_need_an_interval_without_zero(tmp_path):
+    write_seeds(tmp_path, "a", [4.0, 4.2, 4.4])
+    write_seeds(tmp_path, "b", [4.02, 4.23, 4.425])
+    write_seeds(tmp_path, "c", [4.1, 4.1, 4.45])
+    assert verdict(tmp_path, "a", "b") == BETTER and verdict(tmp_path, "b", "a") == WORSE
+    assert verdict(tmp_path, "a", "c") == TIE
+    # 0.2 apart in the mean, and nobody knows how much a seed makes
+    write_seeds(tmp_path, "d", [4.0])
+    assert verdict(tmp_path, "d", "a") == UNKNOWN and verdict(tmp_path, "a", "d") == UNKNOWN
 
 
-def test_a_single_seed_borrows_the_spread_of_the_group(tmp_path):
-    write_seeds(tmp_path, "a", [4.0])
-    write_seeds(tmp_path, "b", [4.05])
-    assert verdicts(tmp_path, "a", "b").verdict == UNKNOWN and verdicts(tmp_path, "a", "b").spread is None
-    write_seeds(tmp_path, "c", [5.0, 5.02])
-    write_seeds(tmp_path, "d", [5.0, 5.1])
-    found = verdicts(tmp_path, "a", "b")
-    assert found.spread == pytest.approx(math.sqrt((0.0002 + 0.005) / 2)) and found.verdict == TIE
-    # one of the two alone having seeds is not enough for a pool of their own
-    assert verdicts(tmp_path, "a", "c").spread == pytest.approx(found.spread)
+@pytest.mark.parametrize("exit_step", [501, None])
+def test_no_verdict_before_both_are_past_the_plateau(tmp_path, exit_step):
+    write_seeds(tmp_path, "a", [4.0, 4.01])
+    write_seeds(tmp_path, "b", [5.0, 5.01])
+    write_seeds(tmp_path, "late", [6.0, 6.01], exit_step=exit_step)
+    assert verdict(tmp_path, "late", "a") == EARLY and verdict(tmp_path, "a", "late") == EARLY
+    # the late one does not keep the others from being read
+    assert verdict(tmp_path, "a", "b") == BETTER
+
+
+def test_training_losses_are_compared_as_validation_losses_are(tmp_path):
+    for seed, (own, gemm) in enumerate(((3.0, 3.1), (3.2, 3.35))):
+        write_run(tmp_path / f"lookup-{seed}", seed=seed, training_loss=own)
+        write_gemm(tmp_path / f"gemm-{seed}", seed=seed, training_loss=gemm)
+    comparison = comparison_of(tmp_path)
+    rows = rows_of(comparison)
+    assert rows["lookup"].training_loss.mean == pytest.approx(3.1)
+    assert comparison.training_difference(rows["lookup"], rows["gemm"]).mean == pytest.approx(-0.125)
+
+
+def test_runs_that_fell_off_are_counted_and_named(tmp_path):
+    for seed, halfway in enumerate((4.5, 4.55, 4.71)):
+        write_run(tmp_path / str(seed), seed=seed, steps=2000, halfway=halfway)
+    write_gemm(tmp_path / "gemm", steps=2000)
+    comparison = comparison_of(tmp_path)
+    rows = rows_of(comparison)
+    assert [run.seed for run in rows["lookup"].fallen_off] == [2] and rows["gemm"].fallen_off is None
+    (warning,) = comparison.warnings
+    assert warning.startswith("1 of 3 runs fell off") and "lookup (seed 2)" in warning
+
+
+def test_the_second_fall_is_that_of_the_slowest_seed(tmp_path):
+    for seed, step in enumerate((500, 750)):
+        write_run(tmp_path / str(seed), seed=seed, second_fall_step=step)
+    write_gemm(tmp_path / "gemm")
+    rows = rows_of(comparison_of(tmp_path))
+    assert (rows["lookup"].second_fall_step, rows["lookup"].second_fall_tokens) == (750, 750 * 4096)
+    assert rows["gemm"].second_fall_step is None
 
 
 def test_a_race_is_not_read_before_three_slowest_exits(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from lookupffn.report import evaluation_table, run_table
-from lookupffn.report.table import duration
+from lookupffn.report.summary_table import duration
 
 FIGURES = {
     "ffn": "lookup",

@@ -1,0 +1,61 @@
+"""Compare finished runs: tables, and plots of quality against cost.
+
+    lookupffn-compare outputs/race                          writes outputs/race/comparison/
+    lookupffn-compare outputs/a outputs/b --output both --latency latency.json --sort perplexity
+    lookupffn-compare outputs/tables --x ffn.num_tables     and perplexity against what was swept
+
+Only runs of the same text, tokenizer, masks, model and number of tokens trained are set beside each other; others are
+split into groups, each in a folder of its own (lookupffn/report/groups.py has the rule). Groups that differ in their
+tokens alone are read together as well, in horizons/. latency.json is what scripts/measure_latency.py writes. From the
+repository the same command is `python scripts/compare_runs.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lookupffn.cli.launch import EXIT_USER_ERROR, report_failure
+from lookupffn.errors import UserError
+from lookupffn.report.compare import SORTS, compare_runs
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some at any depth")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder to write; an earlier comparison is replaced (default: comparison/ in FOLDER)",
+    )
+    parser.add_argument("--latency", type=Path, metavar="JSON", help="CPU times of scripts/measure_latency.py")
+    parser.add_argument("--sort", choices=SORTS, default="flops", help="order of the tables (default: flops)")
+    parser.add_argument(
+        "--x", action="append", default=[], metavar="SETTING", dest="swept",
+        help="draw perplexity against a setting too, as ffn.num_tables or optimizer.lr; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--strict", action="store_true", help="refuse runs that cannot all be compared")
+    parser.add_argument("--no-plots", action="store_false", dest="plots", help="write tables only")
+    return parser.parse_args(arguments)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Compares, writes, says what came of it; raises a ``UserError`` where something is wrong."""
+    args = parse(arguments)
+    text = compare_runs(
+        args.folders, args.output, latency=args.latency, strict=args.strict, sort=args.sort, swept=args.swept,
+        plots=args.plots,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    try:
+        run(arguments)
+    except UserError as error:
+        report_failure(str(error))
+        return EXIT_USER_ERROR
+    return 0
