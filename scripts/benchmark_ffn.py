@@ -29,9 +29,9 @@ from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, LookupRober
 from lookupffn.cli.launch import EXIT_USER_ERROR, report_failure
 from lookupffn.evaluation.latency import medians, runner
 from lookupffn.layers import ffn_names
+from lookupffn.profiling.peaks import bytes_moved, machine_peaks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 T128 = {"num_tables": 128, "table_size": 256, "block_size": 64, "num_probes": 1}
 T64 = T128 | {"num_tables": 64, "num_probes": 2}
 
@@ -49,19 +49,6 @@ class Case:
     bar: float | None = None
 
 
-def machine_peaks(repeat: int) -> dict[str, float]:
-    """Measured GFLOP/s of a float32 matrix product, and GB/s of reading 256 MB and of copying it."""
-    a = torch.randn(2048, 2048)
-    big, out = torch.randn(1 << 26), torch.empty(1 << 26)
-    seconds = medians({"gemm": lambda: a @ a, "read": lambda: big.sum(), "copy": lambda: out.copy_(big)}, repeat)
-    size = big.numel() * 4 / 1e9
-    return {
-        "gflops": 2 * 2048**3 / seconds["gemm"] / 1e9,
-        "read_gbs": size / seconds["read"],
-        "copy_gbs": 2 * size / seconds["copy"],
-    }
-
-
 def prepared(module: nn.Module, case: Case) -> nn.Module:
     """The module in the case's type and mode."""
     if case.mode == "training":
@@ -77,21 +64,11 @@ def prepared(module: nn.Module, case: Case) -> nn.Module:
     return module.to(DTYPES[case.dtype])
 
 
-def traffic(module: nn.Module, case: Case) -> float:
-    """Bytes a token: input, output, and parameters as the head of this file says."""
-    cost = module.cost()
-    element = BYTES[case.dtype]
-    rows = getattr(module.options, "num_tables", 0) * getattr(module.options, "num_probes", 0) * case.hidden_size
-    dense = max(0.0, cost.parameters_touched - rows)
-    # int8 changes tables and GEMM's weights alone: inputs and outputs stay float32
-    return rows * element + dense * element / case.tokens + 2 * case.hidden_size * DTYPES[case.dtype].itemsize
-
-
 def measure(case: Case, peaks: dict[str, float], repeat: int) -> dict[str, Any]:
     """Time one case and GEMM beside it."""
     candidate = build_ffn(case.ffn, hidden_size=case.hidden_size, **case.options)
     cost = candidate.cost()
-    moved = traffic(candidate, case)
+    moved = bytes_moved(candidate, case.tokens, case.dtype)
     modules = {"gemm": build_ffn("gemm", hidden_size=case.hidden_size), "candidate": candidate}
     # few tokens: new ones at every call, or their rows would wait in the cache
     calls = max(1, min(64, 512 // case.tokens))

@@ -118,7 +118,7 @@ LFFN_EXPORT double row_rate(const char* data, int64_t bytes, int64_t row, int th
 }
 
 // Seconds from an address to its value, each the address of the next, in the first `bytes` of a buffer.
-LFFN_EXPORT double latency(char* data, int64_t bytes, int rounds, double* cpu_share) {
+LFFN_EXPORT double chase_seconds(char* data, int64_t bytes, int rounds, double* cpu_share) {
   const int64_t lines = bytes / LINE, steps = 20000;
   std::vector<uint32_t> order(lines);
   std::iota(order.begin(), order.end(), 0u);

@@ -1,0 +1,156 @@
+"""The measuring loops of csrc/, compiled for this machine as the kernels are."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from lookupffn.errors import UserError
+from lookupffn.ops.build import BuildError, Sources
+from lookupffn.ops.library import NativeLibrary
+
+READ, WRITE, COPY = 0, 1, 2
+LINE = 64
+_AGREE = 0.05  # two attempts this close are believed
+_ATTEMPTS = 10
+_UNDISTURBED = 4
+_PAUSE_S = 0.01
+
+_LIBRARY = NativeLibrary(Sources("profiling", Path(__file__).parent / "csrc"))
+
+
+def processors() -> list[int]:
+    """One logical processor for each core that this process may use.
+
+    Where the system does not say which share a core, all of them.
+    """
+    try:
+        allowed = sorted(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return list(range(os.cpu_count() or 1))
+    firsts = {}
+    for cpu in allowed:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            siblings = path.read_text().strip()
+        except OSError:
+            siblings = str(cpu)
+        firsts.setdefault(siblings, cpu)
+    return sorted(firsts.values())
+
+
+class Buffer:
+    """Memory to measure on: its address and size."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.address, self.size = address, size
+
+
+class Loops:
+    """The loops, each repeated until two attempts agree; ``busy`` counts measurements that other work disturbed.
+
+    Rates are in units of 1e9 a second.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self.measurements = self.busy = 0
+        cpus = processors()
+        self.cores = len(cpus)
+        # pinning is Linux's; elsewhere the loops ignore it
+        library.set_processors((ctypes.c_int * len(cpus))(*cpus), len(cpus))
+
+    def kinds(self) -> list[tuple[str, str]]:
+        """Type and instruction of each arithmetic loop of this build."""
+        lines = self._library.arithmetic_kinds().decode().splitlines()
+        return [tuple(line.split(": ", 1)) for line in lines]
+
+    def arithmetic(self, kind: int, threads: int) -> float:
+        """Operations of the kind at an index of ``kinds``."""
+        return 1e-9 * self._best(lambda share: self._library.arithmetic_rate(kind, threads, 30, share))
+
+    def clock(self, threads: int) -> float:
+        """GHz of each of some threads that compute."""
+        return 1e-9 * self._best(lambda share: self._library.clock_rate(threads, 30, share))
+
+    def stream(self, buffer: Buffer, size: int, threads: int, operation: int = READ) -> float:
+        """Bytes of passes over the first ``size`` bytes, shared out among the threads."""
+        rounds = max(5, min(25, (256 << 20) // size))
+        return 1e-9 * self._best(
+            lambda share: self._library.stream_rate(buffer.address, size, threads, operation, rounds, share)
+        )
+
+    def rows(self, buffer: Buffer, size: int, row: int, threads: int, ahead: int, level: int = 2) -> float:
+        """Bytes of rows read at random in the first ``size`` bytes; prefetched ``ahead`` rows before, to L1 or L2."""
+        return 1e-9 * self._best(
+            lambda share: self._library.row_rate(buffer.address, size, row, threads, ahead, level, 20, share)
+        )
+
+    def latency(self, buffer: Buffer, size: int) -> float:
+        """Nanoseconds of a read that waits for the read before it."""
+        best = self._best(lambda share: 1 / self._library.chase_seconds(buffer.address, size, 7, share))
+        return 1e9 / best
+
+    @contextmanager
+    def buffer(self, size: int, huge: bool) -> Iterator[Buffer]:
+        """Memory for as long as the block runs.
+
+        Raises:
+            UserError: there is not as much.
+        """
+        address = self._library.buffer_new(size, huge)
+        if not address:
+            raise UserError(f"no {size >> 20} MB of memory to measure on")
+        try:
+            yield Buffer(address, size)
+        finally:
+            self._library.buffer_free(address, size)
+
+    def _best(self, measure: Callable[[object], float]) -> float:
+        """The largest of a few rates, as soon as the two largest agree."""
+        share = ctypes.c_double()
+        rates: list[float] = []
+        while len(rates) < _ATTEMPTS:
+            rates.append(measure(ctypes.byref(share)))
+            largest = sorted(rates)[-2:]
+            if len(largest) == 2 and largest[0] > (1 - _AGREE) * largest[1]:
+                break
+            if len(rates) > 2:
+                time.sleep(_PAUSE_S)  # short work of others ends meanwhile
+        self.measurements += 1
+        self.busy += len(rates) > _UNDISTURBED
+        return max(rates)
+
+
+@cache
+def loops() -> Loops:
+    """The loops of this machine, compiled at the first call.
+
+    Raises:
+        UserError: there is no compiler, or it failed.
+    """
+    try:
+        library = ctypes.CDLL(str(_LIBRARY.path()))
+    except (BuildError, OSError) as error:
+        raise UserError(f"the loops that measure a machine cannot be compiled: {error}") from None
+    integer, size, real, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+    library.arithmetic_kinds.restype = ctypes.c_char_p
+    signatures = {
+        "set_processors": (None, [pointer, integer]),
+        "arithmetic_rate": (real, [integer, integer, integer, pointer]),
+        "clock_rate": (real, [integer, integer, pointer]),
+        "stream_rate": (real, [pointer, size, integer, integer, integer, pointer]),
+        "row_rate": (real, [pointer, size, size, integer, size, integer, integer, pointer]),
+        "chase_seconds": (real, [pointer, size, integer, pointer]),
+        "buffer_new": (pointer, [size, integer]),
+        "buffer_free": (None, [pointer, size]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return Loops(library)
