@@ -1,17 +1,33 @@
-"""The numbers of a run, checked before anything is prepared or built."""
+"""The sections of a run's config, one dataclass each; configs/ holds their values.
+
+The options of a feed-forward stand beside it in layers/ffn/, those of a corpus in data.py.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any
 
+from lookupffn.config.schema import names_where, option, read, rule_of
 from lookupffn.errors import UserError, unknown_name
 
-PRECISIONS = ("fp32", "bf16", "fp16")
-SCHEDULES = ("linear", "cosine")
 BUDGETS = ("max_tokens", "max_flops", "max_minutes")
+LARGEST_SEED = 2**63 - 1
+SHORTEST_SEQUENCE = 8
+SMALLEST_VOCABULARY = 256 + 5 + 1  # every byte, the special tokens, and one merge
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What stands outside of all sections in configs/train.yaml."""
+
+    seed: int = option(at_least=0, at_most=LARGEST_SEED)
+    output_dir: str | None = option(None, changeable=True)
+    overwrite: bool = option(False, changeable=True)
+    cache_dir: str | None = option(None, changeable=True)
+    init_from: str | None = option(None)
 
 
 @dataclass(frozen=True)
@@ -34,27 +50,51 @@ class Budget:
         return max(1, math.ceil(self.amount / per_step[self.unit]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """The `training` section of the config."""
+    """The `training` section."""
 
-    batch_size: int
-    max_steps: int | None
-    max_tokens: float | None
-    max_flops: float | None
-    max_minutes: float | None
-    gradient_accumulation_steps: int
-    micro_batches: int | None
-    precision: str
-    compile: bool
-    log_every: int
-    validate_every: int
-    validate_tokens: int | None
-    checkpoint_every: int
-    keep_checkpoints: int
-    keep_best: bool
-    skip_nonfinite: int
-    num_workers: int
+    batch_size: int = option(at_least=1)
+    max_steps: int | None = option(at_least=1, changeable=True)
+    max_tokens: float | None = option(above=0, changeable=True)
+    max_flops: float | None = option(above=0, changeable=True)
+    max_minutes: float | None = option(above=0, changeable=True)
+    gradient_accumulation_steps: int = option(at_least=1)
+    micro_batches: int | None = option(at_least=1, null="as many as there are")
+    precision: str = option(choices=("fp32", "bf16", "fp16"))
+    compile: bool = option()
+    log_every: int = option(at_least=1, changeable=True)
+    validate_every: int = option(at_least=1, changeable=True)
+    validate_tokens: int | None = option(at_least=1, changeable=True)
+    checkpoint_every: int = option(at_least=1, changeable=True)
+    keep_checkpoints: int = option(at_least=1, changeable=True)
+    keep_best: bool = option(changeable=True)
+    skip_nonfinite: int = option(at_least=0, changeable=True)
+    num_workers: int = option(at_least=0, changeable=True)
+
+    def check(self) -> None:
+        """Compares the options with each other."""
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UserError(f"training: {' and '.join(given)} are both set; a budget is stated in one of them")
+        if not given and self.max_steps is None:
+            raise UserError("training: no budget; set max_steps, max_tokens, max_flops or max_minutes")
+        if self.micro_batches is not None and self.gradient_accumulation_steps != 1:
+            raise UserError("training: micro_batches and gradient_accumulation_steps are both set; leave one out")
+
+    def check_processes(self, world_size: int) -> None:
+        """Raises a UserError where a batch cannot be divided among so many processes."""
+        fixed, parts = self.micro_batches, world_size * self.gradient_accumulation_steps
+        if fixed is not None and (self.batch_size % fixed or fixed % world_size):
+            raise UserError(
+                f"training.micro_batches={fixed} must divide batch_size={self.batch_size} and be a multiple of the "
+                f"{world_size} processes"
+            )
+        if self.batch_size % parts:
+            raise UserError(
+                f"training.batch_size={self.batch_size} is not divisible by {parts} "
+                f"({world_size} processes x {self.gradient_accumulation_steps} accumulation steps)"
+            )
 
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of a step on each process."""
@@ -69,65 +109,151 @@ class TrainingSettings:
         return Budget("steps", self.max_steps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """The `optimizer` section of the config, without its name."""
+    """The `optimizer` section."""
 
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    schedule: str
-    warmup_steps: int | None
-    warmup_ratio: float | None
-    tables_lr_scale: float
-    tables_weight_decay: float | None
-    hash_lr_scale: float
-    hash_weight_decay: float | None
-    max_grad_norm: float | None
+    name: str = option("adamw", choices=("adamw",))
+    lr: float = option(above=0)
+    betas: tuple[float, float] = option(at_least=0, below=1)
+    eps: float = option(above=0)
+    weight_decay: float = option(at_least=0)
+    schedule: str = option(choices=("linear", "cosine"))
+    warmup_steps: int | None = option(at_least=0, null="warmup_ratio of the budget")
+    warmup_ratio: float | None = option(at_least=0, below=1)
+    tables_lr_scale: float = option(above=0)
+    tables_weight_decay: float | None = option(at_least=0, null="weight_decay")
+    hash_lr_scale: float = option(above=0)
+    hash_weight_decay: float | None = option(at_least=0, null="weight_decay")
+    max_grad_norm: float | None = option(above=0, null="no clipping")
 
 
-def training_settings(section: Mapping[str, Any], world_size: int) -> TrainingSettings:
-    """The training section, checked.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """The `evaluation` section."""
+
+    batch_size: int = option(at_least=1, changeable=True)
+    max_tokens: int | None = option(at_least=1, null="all")
+
+
+@dataclass(kw_only=True)
+class InitialisationSettings:
+    """How some of a model's parameters start; see LookupRobertaConfig, which has these fields too."""
+
+    position_init: str = option("normal", choices=("normal", "sinusoidal"))
+    attention_init: str = option("normal", choices=("normal", "mimetic"))
+
+
+@dataclass(kw_only=True)
+class ModelSettings(InitialisationSettings):
+    """The `model` section."""
+
+    name: str = option("", recipe=True)
+    num_hidden_layers: int = option(at_least=1)
+    hidden_size: int = option(at_least=1)
+    num_attention_heads: int = option(at_least=1)
+    intermediate_size: int = option(at_least=1)
+    hidden_dropout_prob: float = option(at_least=0, below=1)
+    attention_probs_dropout_prob: float = option(at_least=0, below=1)
+    layer_norm_eps: float = option(above=0)
+    initializer_range: float = option(above=0)
+    output_bias_init: str = option("zeros", choices=("zeros", "unigram"), recipe=True)
+    max_positions: int = option(at_least=1, recipe=True)
+    sequence_length: int = option(at_least=SHORTEST_SEQUENCE, recipe=True)
+
+    @classmethod
+    def architecture(cls) -> list[str]:
+        """The options that a model's own config.json answers."""
+        return [field.name for field in fields(cls) if not rule_of(field).recipe]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedTokenizerSettings:
+    """`tokenizer=trained`."""
+
+    name: str = option("trained")
+    vocab_size: int = option(8192, at_least=SMALLEST_VOCABULARY)
+    max_characters: int | None = option(None, at_least=1, null="all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedTokenizerSettings:
+    """`tokenizer=pretrained`."""
+
+    name: str = option("pretrained")
+    path: str | None = option(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoTrackerSettings:
+    """`tracker=none`."""
+
+    name: str = option("none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbSettings:
+    """`tracker=wandb`."""
+
+    name: str = option("wandb")
+    project: str = option("lookupffn")
+    entity: str | None = option(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackioSettings:
+    """`tracker=trackio`."""
+
+    name: str = option("trackio")
+    project: str = option("lookupffn")
+    space_id: str | None = option(None)
+
+
+TOKENIZERS = {"trained": TrainedTokenizerSettings, "pretrained": PretrainedTokenizerSettings}
+TRACKERS = {"none": NoTrackerSettings, "trackio": TrackioSettings, "wandb": WandbSettings}
+# sections whose options do not depend on a choice
+SECTIONS = {
+    "training": TrainingSettings,
+    "optimizer": OptimizerSettings,
+    "evaluation": EvaluationSettings,
+    "model": ModelSettings,
+}
+
+
+def read_section(section: str, values: Mapping[str, Any], cls: type | None = None) -> Any:
+    """A section's values as its dataclass.
 
     Args:
-        section: the resolved config section.
-        world_size: number of processes the batch is divided among.
+        section: its name in the config; one of ``SECTIONS`` unless ``cls`` is given.
+        values: the resolved values.
+        cls: the dataclass.
 
     Raises:
         UserError: a value that cannot be.
     """
-    settings = TrainingSettings(**_typed("training", section, TrainingSettings))
-    given = [name for name in BUDGETS if getattr(settings, name) is not None]
-    if len(given) > 1:
-        raise UserError(f"training: {' and '.join(given)} are both set; a budget is stated in one of them")
-    if not given and settings.max_steps is None:
-        raise UserError("training: no budget; set max_steps, max_tokens, max_flops or max_minutes")
-    for name in ("batch_size", "gradient_accumulation_steps", "log_every", "validate_every", "checkpoint_every"):
-        _require(getattr(settings, name) >= 1, "training", name, getattr(settings, name), "at least 1")
-    for name in ("max_steps", "validate_tokens", *BUDGETS):
-        value = getattr(settings, name)
-        _require(value is None or (value > 0 and math.isfinite(value)), "training", name, value, "above 0")
-    _require(settings.keep_checkpoints >= 1, "training", "keep_checkpoints", settings.keep_checkpoints, "at least 1")
-    for name in ("num_workers", "skip_nonfinite"):
-        _require(getattr(settings, name) >= 0, "training", name, getattr(settings, name), "0 or more")
-    if settings.precision not in PRECISIONS:
-        raise unknown_name("training.precision", settings.precision, PRECISIONS)
-    parts, fixed = world_size * settings.gradient_accumulation_steps, settings.micro_batches
-    if fixed is not None:
-        _require(fixed >= 1, "training", "micro_batches", fixed, "at least 1 (null: as many as there are)")
-        if settings.gradient_accumulation_steps != 1:
-            raise UserError("training: micro_batches and gradient_accumulation_steps are both set; leave one out")
-        if settings.batch_size % fixed or fixed % world_size:
-            raise UserError(
-                f"training.micro_batches={fixed} must divide batch_size={settings.batch_size} and be a multiple of the "
-                f"{world_size} processes"
-            )
-    if settings.batch_size % parts:
-        raise UserError(
-            f"training.batch_size={settings.batch_size} is not divisible by {parts} "
-            f"({world_size} processes x {settings.gradient_accumulation_steps} accumulation steps)"
-        )
+    return read(cls or SECTIONS[section], values, f"{section}.", f"option of {section}")
+
+
+def read_choice(section: str, values: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
+    """A section whose ``name`` says which dataclass it is.
+
+    Raises:
+        UserError: an unknown name, or a value that cannot be.
+    """
+    name = values.get("name")
+    if not isinstance(name, str) or name not in kinds:
+        raise unknown_name(section, name, kinds)
+    return read(kinds[name], values, f"{section}.", f"option of {section} {name!r}")
+
+
+def training_settings(section: Mapping[str, Any], world_size: int) -> TrainingSettings:
+    """The training section, checked for a number of processes.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    settings = read_section("training", section)
+    settings.check_processes(world_size)
     return settings
 
 
@@ -137,29 +263,7 @@ def optimizer_settings(section: Mapping[str, Any]) -> OptimizerSettings:
     Raises:
         UserError: a value that cannot be.
     """
-    values = dict(section)
-    name = values.pop("name", "adamw")
-    if name != "adamw":
-        raise unknown_name("optimizer.name", name, ["adamw"])
-    betas = values.get("betas")
-    if not (isinstance(betas, list | tuple) and len(betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in betas)):
-        raise UserError(f"optimizer.betas must be two numbers from 0 to below 1, not {betas!r}")
-    values["betas"] = tuple(betas)
-    settings = OptimizerSettings(**_typed("optimizer", values, OptimizerSettings))
-    if settings.schedule not in SCHEDULES:
-        raise unknown_name("optimizer.schedule", settings.schedule, SCHEDULES)
-    _require(settings.lr > 0 and math.isfinite(settings.lr), "optimizer", "lr", settings.lr, "above 0")
-    _require(settings.eps > 0, "optimizer", "eps", settings.eps, "above 0")
-    for name in ("weight_decay", "tables_weight_decay", "hash_weight_decay"):
-        value = getattr(settings, name)
-        _require(value is None or value >= 0, "optimizer", name, value, "0 or more")
-    for name in ("tables_lr_scale", "hash_lr_scale"):
-        _require(getattr(settings, name) > 0, "optimizer", name, getattr(settings, name), "above 0")
-    ratio, steps, clip = settings.warmup_ratio, settings.warmup_steps, settings.max_grad_norm
-    _require(ratio is None or 0 <= ratio < 1, "optimizer", "warmup_ratio", ratio, "from 0 to below 1")
-    _require(steps is None or steps >= 0, "optimizer", "warmup_steps", steps, "0 or more")
-    _require(clip is None or clip > 0, "optimizer", "max_grad_norm", clip, "above 0 (null: no clipping)")
-    return settings
+    return read_section("optimizer", section)
 
 
 def evaluation_settings(section: Mapping[str, Any]) -> tuple[int, int | None]:
@@ -168,45 +272,13 @@ def evaluation_settings(section: Mapping[str, Any]) -> tuple[int, int | None]:
     Raises:
         UserError: a value that cannot be.
     """
-    batch_size, max_tokens = section.get("batch_size"), section.get("max_tokens")
-    for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
-        optional = name == "max_tokens" and value is None
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        _require(optional or whole, "evaluation", name, value, "a whole number of at least 1")
-    return batch_size, max_tokens
+    settings = read_section("evaluation", section)
+    return settings.batch_size, settings.max_tokens
 
 
-def _typed(section: str, values: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """The fields of ``cls`` from a config section, each of the type it declares."""
-    hints = get_type_hints(cls)
-    names = [field.name for field in fields(cls)]
-    for name in values:
-        if name not in names and name != "name":
-            raise unknown_name(f"option of {section}", name, names)
-    checked = {}
-    for name in names:
-        value, hint = values.get(name), hints[name]
-        kinds = getattr(hint, "__args__", None) if getattr(hint, "__origin__", None) is None else (tuple,)
-        kinds = kinds or (hint,)
-        if value is None and type(None) in kinds:
-            checked[name] = None
-        elif float in kinds and _is_number(value):
-            checked[name] = float(value)
-        # 1e3 is a float to YAML and a whole number to a person
-        elif int in kinds and _is_number(value) and float(value).is_integer():
-            checked[name] = int(value)
-        elif isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
-            checked[name] = value
-        else:
-            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise UserError(f"{section}.{name} must be {wanted}, not {value!r}")
-    return checked
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(condition: bool, section: str, name: str, value: object, wanted: str) -> None:
-    if not condition:
-        raise UserError(f"{section}.{name} must be {wanted}, not {value!r}")
+def changeable_settings() -> list[str]:
+    """What may change when a run goes on, as "output_dir", "training.max_steps"."""
+    found = names_where(RunSettings, "changeable")
+    for section, cls in SECTIONS.items():
+        found += [f"{section}.{name}" for name in names_where(cls, "changeable")]
+    return found

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lookupffn.config.numbers import share
+from lookupffn.config.data import masked_count
 from lookupffn.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -52,18 +52,6 @@ class MaskedBatch(NamedTuple):
     labels: torch.Tensor  # [B, M], the tokens that stood there
 
 
-def masked_count(mask_rate: object, sequence_length: int) -> int:
-    """M, the masked tokens of a sequence of L.
-
-    Raises:
-        UserError: the rate is not between 0 and 1, or leaves nothing to mask.
-    """
-    count = round(share(mask_rate, "data.mask_rate") * sequence_length)
-    if count < 1:
-        raise UserError(f"data.mask_rate {mask_rate} masks nothing in sequences of {sequence_length}: raise one")
-    return count
-
-
 class Masker:
     """Hides exactly M = round(mask_rate * L) tokens a sequence: 80% behind the mask token, 10% behind a random one.
 
@@ -75,7 +63,9 @@ class Masker:
         Raises:
             UserError: ``mask_rate`` is not between 0 and 1.
         """
-        self.mask_rate = share(mask_rate, "data.mask_rate")
+        if not 0 < mask_rate < 1:
+            raise UserError(f"mask_rate must be between 0 and 1, not {mask_rate!r}")
+        self.mask_rate = mask_rate
         self.vocab_size = int(vocab_size)
         self.mask_token_id = int(mask_token_id)
         self._special = np.zeros(self.vocab_size, dtype=bool)

@@ -9,9 +9,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lookupffn import storage
+from lookupffn.config.data import data_settings
 from lookupffn.data import packing
 from lookupffn.data.corpus import SPLITS, Corpus, open_corpus
-from lookupffn.data.masking import masked_count
 from lookupffn.data.packing import PackedTokens
 from lookupffn.data.parallel import process_count
 from lookupffn.data.tokenizer import make_tokenizer, special_ids, tokenizer_fingerprint
@@ -40,13 +40,6 @@ class PreparedData:
     token_counts: np.ndarray | None
     data_fingerprint: str
     tokenizer_fingerprint: str
-
-
-def _sequence_length(data: Mapping) -> int:
-    length = data.get("sequence_length")
-    if not isinstance(length, int) or isinstance(length, bool) or length < 8:
-        raise UserError(f"data.sequence_length is {length}: it must be a whole number of tokens, at least 8")
-    return length
 
 
 def _pack(
@@ -100,9 +93,7 @@ def prepare_data(
         UserError: anything wrong with the options, the files, the network or the disk, in one line.
     """
     cache_dir = Path(cache_dir).expanduser()
-    length = _sequence_length(data)
-    if "mask_rate" in data:
-        masked_count(data["mask_rate"], length)  # refused now, not after minutes of preparation
+    length = data_settings(data).sequence_length
     corpus = open_corpus(data, cache_dir, num_processes)
     for split in {*splits, "validation"}:
         if not corpus.has(split):

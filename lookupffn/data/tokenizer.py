@@ -12,10 +12,10 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lookupffn import storage
-from lookupffn.config.numbers import whole
+from lookupffn.config.sections import TOKENIZERS, TrainedTokenizerSettings, read_choice
 from lookupffn.data.corpus import Corpus
 from lookupffn.data.parallel import in_child
-from lookupffn.errors import UserError, unknown_name
+from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ VERSION = 1
 # depend on how many entries the training found
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _ALPHABET = 256 + len(SPECIAL_TOKENS)  # every byte, so that no text is unknown
-_OPTIONS = {"trained": {"name", "vocab_size", "max_characters"}, "pretrained": {"name", "path"}}
 
 
 @dataclass(frozen=True)
@@ -131,11 +130,9 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, max_characters: int) -> Pre
     )  # fmt: skip
 
 
-def _trained(options: Mapping, corpus: Corpus, cache_dir: Path) -> PreTrainedTokenizerBase:
-    vocab_size = whole(options.get("vocab_size", 8192), "tokenizer.vocab_size", _ALPHABET + 1)
-    max_characters = options.get("max_characters")
-    max_characters = 10**15 if max_characters is None else max_characters
-    max_characters = whole(max_characters, "tokenizer.max_characters", 1, ", or null for all")
+def _trained(settings: TrainedTokenizerSettings, corpus: Corpus, cache_dir: Path) -> PreTrainedTokenizerBase:
+    vocab_size = settings.vocab_size
+    max_characters = 10**15 if settings.max_characters is None else settings.max_characters
     if not corpus.has("train"):
         raise UserError("tokenizer=trained needs text to train on: give data.train_files, or tokenizer=pretrained")
     key = storage.fingerprint(
@@ -159,19 +156,18 @@ def _trained(options: Mapping, corpus: Corpus, cache_dir: Path) -> PreTrainedTok
     return PreTrainedTokenizerFast.from_pretrained(entry)
 
 
-def _pretrained(options: Mapping) -> PreTrainedTokenizerBase:
-    path = options.get("path")
+def _pretrained(path: str | None) -> PreTrainedTokenizerBase:
     if not path:
         raise UserError("tokenizer=pretrained needs tokenizer.path=<folder or hub name>, for example roberta-base")
-    local = Path(str(path)).expanduser()
-    if not local.exists() and str(path).startswith((".", "/", "~")):
+    local = Path(path).expanduser()
+    if not local.exists() and path.startswith((".", "/", "~")):
         raise UserError(f"tokenizer.path: no folder {path}: check the path")
     advice = "check tokenizer.path and the network, or use tokenizer=trained or a local folder"
     try:
         if not local.exists():
-            _cached_or_reachable(str(path))
+            _cached_or_reachable(path)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(local) if local.exists() else str(path), trust_remote_code=False
+            str(local) if local.exists() else path, trust_remote_code=False
         )
     except Exception as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
@@ -201,12 +197,8 @@ def make_tokenizer(
     if isinstance(options, PreTrainedTokenizerBase):
         tokenizer = options
     else:
-        name = options.get("name")
-        if name not in _OPTIONS:
-            raise unknown_name("tokenizer", name, _OPTIONS)
-        for option in options:
-            if option not in _OPTIONS[name]:
-                raise unknown_name(f"option of tokenizer {name!r}", option, _OPTIONS[name])
-        tokenizer = _trained(options, corpus, cache_dir) if name == "trained" else _pretrained(options)
+        settings = read_choice("tokenizer", options, TOKENIZERS)
+        trained = settings.name == "trained"
+        tokenizer = _trained(settings, corpus, cache_dir) if trained else _pretrained(settings.path)
     special_ids(tokenizer)
     return tokenizer

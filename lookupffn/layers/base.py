@@ -9,19 +9,21 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self, get_type_hints
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from lookupffn.config.schema import names_where, read
 from lookupffn.cost import Cost
-from lookupffn.errors import UserError, unknown_name
+from lookupffn.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of one feed-forward. A field whose default is None gets its value from the hidden size.
+    """Options of one feed-forward, each declared by ``config.schema.option`` with a default.
 
-    Subclasses declare fields and override ``resolve``.
+    A field whose default is None gets its value from the hidden size, in ``resolve``. One declared with ``shared=True``
+    takes the value of the model's field of the same name where the user left it open.
     """
 
     @classmethod
@@ -33,37 +35,22 @@ class Options:
             values: option names and values.
 
         Raises:
-            UserError: an unknown option, or a value of the wrong type.
+            UserError: an unknown option, or a value that it cannot have.
         """
-        hints = get_type_hints(cls)
-        names = [field.name for field in dataclasses.fields(cls)]
-        checked = {}
-        for option, value in values.items():
-            if option not in names:
-                raise unknown_name(f"option of ffn {name!r}", option, names)
-            checked[option] = _checked(name, option, value, hints[option])
-        return cls(**checked)
+        return read(cls, values, f"ffn {name!r}: ", f"option of ffn {name!r}")
+
+    @classmethod
+    def shared(cls) -> list[str]:
+        """The options that the model may decide."""
+        return names_where(cls, "shared")
 
     def resolve(self, hidden_size: int) -> Self:
-        """Fill in what is None and check every value, before anything is built.
+        """Fill in what is None and compare options with the hidden size and each other, before anything is built.
 
         Raises:
             UserError: a value the feed-forward cannot have at this hidden size.
         """
         return self
-
-
-def _checked(name: str, option: str, value: Any, hint: Any) -> Any:
-    wanted = getattr(hint, "__args__", (hint,))  # the members of a union, or the one type
-    if value is None and type(None) in wanted:
-        return None
-    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    # bool is an int to Python, but num_tables=true is a mistake
-    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        kinds = " or ".join(kind.__name__ for kind in wanted if kind is not type(None))
-        raise UserError(f"ffn {name!r}: {option} must be {kinds}, not {value!r}")
-    return value
 
 
 def require(condition: bool, name: str, message: str) -> None:

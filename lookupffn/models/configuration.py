@@ -9,19 +9,14 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedTokenizerBase, RobertaPreLayerNormConfig
 
-from lookupffn.errors import UserError, unknown_name
+from lookupffn.config.schema import read
+from lookupffn.config.sections import InitialisationSettings, ModelSettings, read_section
+from lookupffn.errors import UserError
 from lookupffn.layers import ffn_class, resolve_options
-
-# Options a feed-forward may share with the model it stands in; taken from the model where the user left them open.
-_SHARED_OPTIONS = ("intermediate_size", "hidden_act")
-# What configs/model holds beside fields of the configuration itself.
-_RECIPE_ONLY = ("name", "sequence_length", "max_positions", "output_bias_init")
-POSITION_INITS = ("normal", "sinusoidal")
-ATTENTION_INITS = ("normal", "mimetic")
 
 
 @strict
-class LookupRobertaConfig(RobertaPreLayerNormConfig):
+class LookupRobertaConfig(InitialisationSettings, RobertaPreLayerNormConfig):
     """transformers' RobertaPreLayerNormConfig and the choice of feed-forward.
 
     Args:
@@ -39,8 +34,6 @@ class LookupRobertaConfig(RobertaPreLayerNormConfig):
     model_type = "lookup-roberta"
 
     ffn: dict | None = None
-    position_init: str = "normal"
-    attention_init: str = "normal"
     use_cache: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -50,17 +43,14 @@ class LookupRobertaConfig(RobertaPreLayerNormConfig):
                 f"model: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}"
             )
-        if self.position_init not in POSITION_INITS:
-            raise unknown_name("position_init of the model", self.position_init, POSITION_INITS)
-        if self.attention_init not in ATTENTION_INITS:
-            raise unknown_name("attention_init of the model", self.attention_init, ATTENTION_INITS)
+        starts = {field.name: getattr(self, field.name) for field in fields(InitialisationSettings)}
+        read(InitialisationSettings, starts, "model.", "option of model")
         options = dict(self.ffn or {"name": "gemm"})
         if "name" not in options:
             raise UserError('ffn has no name; give a dictionary such as {"name": "lookup", "num_tables": 8}')
         name = options.pop("name")
-        known = {field.name for field in fields(ffn_class(name).Options)}
-        for shared in _SHARED_OPTIONS:
-            if shared in known and options.get(shared) is None:
+        for shared in ffn_class(name).Options.shared():
+            if options.get(shared) is None:
                 options[shared] = getattr(self, shared)
         self.ffn = {"name": name, **asdict(resolve_options(name, self.hidden_size, options))}
 
@@ -76,20 +66,16 @@ def build_model_config(
         tokenizer: gives the vocabulary and the special tokens.
 
     Raises:
-        UserError: an unknown model field, or a feed-forward that cannot be.
+        UserError: an unknown option of the model, a value that it cannot have, or a feed-forward that cannot be.
     """
-    known = {field.name for field in fields(LookupRobertaConfig)}
-    for key in model:
-        if key not in known and key not in _RECIPE_ONLY:
-            raise unknown_name("option of model", key, known | set(_RECIPE_ONLY))
-    values = {key: value for key, value in model.items() if key not in _RECIPE_ONLY}
+    settings = read_section("model", model)
     pad = tokenizer.pad_token_id
     return LookupRobertaConfig(
-        **values,
+        **{name: getattr(settings, name) for name in ModelSettings.architecture()},
         ffn=dict(ffn),
         vocab_size=len(tokenizer),
         # RoBERTa counts positions from the padding index upwards
-        max_position_embeddings=model["max_positions"] + pad + 1,
+        max_position_embeddings=settings.max_positions + pad + 1,
         type_vocab_size=1,
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
-from lookupffn.errors import UserError, unknown_name
+from lookupffn.config.sections import TRACKERS, read_choice
+from lookupffn.errors import UserError
 
-TRACKERS = ("none", "trackio", "wandb")
 # how long the end of a run waits for what is still to be sent
 FINISH_TIMEOUT_S = 30.0
 FAILED_TIMEOUT_S = 5.0
@@ -211,11 +211,10 @@ def start_tracker(folder: Path, config: dict[str, Any], *, sweep_member: bool = 
 
 
 def check_tracker(section: Mapping[str, Any]) -> None:
-    """Raises a UserError for a tracker that does not exist or is not installed."""
-    if section.get("name") not in TRACKERS:
-        raise unknown_name("tracker", section.get("name"), TRACKERS)
-    if section["name"] not in ("none", *sys.modules) and importlib.util.find_spec(section["name"]) is None:
-        raise UserError(f"tracker={section['name']} is not installed: pip install {section['name']}")
+    """Raises a UserError for a tracker that does not exist or is not installed, or an option that it cannot have."""
+    name = read_choice("tracker", section, TRACKERS).name
+    if name not in ("none", *sys.modules) and importlib.util.find_spec(name) is None:
+        raise UserError(f"tracker={name} is not installed: pip install {name}")
 
 
 def wandb_mode() -> str:

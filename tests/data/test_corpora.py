@@ -23,9 +23,9 @@ def test_unknown_names():
     with pytest.raises(UserError, match="did you mean 'train_files'"):
         open_corpus({"name": "text", "train_file": "x"}, None)
     for fraction in (1.5, -0.1, "some", True, float("nan")):
-        with pytest.raises(UserError, match="validation_fraction is"):
+        with pytest.raises(UserError, match="validation_fraction must be"):
             open_corpus({"name": "docstrings", "validation_fraction": fraction}, None)
-    with pytest.raises(UserError, match="shard_characters is 'x'"):
+    with pytest.raises(UserError, match="shard_characters must be a whole number of at least 1, not 'x'"):
         open_corpus({"name": "wikipedia", "shard_characters": "x"}, None)
 
 

@@ -150,7 +150,7 @@ def test_non_finite_score_is_an_error(tiny: Workspace, copy: Path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.mask_rate=abc", "data.mask_rate is 'abc'"),
+        ("data.mask_rate=abc", "data.mask_rate must be a number above 0 and below 1, not 'abc'"),
         ("data.validation_fraction=abc", "data.validation_fraction is 'abc'"),
         ("model.sequence_length=abc", "model.sequence_length is 'abc'"),
         ("output=1.5", "output must be a path"),

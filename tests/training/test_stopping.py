@@ -137,7 +137,7 @@ def test_non_finite_gradient_never_reaches_the_weights(
         ("init_from=1.5", "init_from must be a path"),
         ("overwrite=maybe", "overwrite must be true or false"),
         (f"seed={2**64}", "seed must be"),
-        ("data.mask_rate=abc", "data.mask_rate is 'abc'"),
+        ("data.mask_rate=abc", "data.mask_rate must be a number above 0 and below 1, not 'abc'"),
         ("data.mask_rate=0.001", "masks nothing"),
         ("data.validation_fraction=abc", "data.validation_fraction is 'abc'"),
         ("tokenizer.max_characters=abc", "tokenizer.max_characters is 'abc'"),

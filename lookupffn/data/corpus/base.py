@@ -4,11 +4,10 @@ import gzip
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lookupffn import storage
-from lookupffn.config.numbers import share
 
 SPLITS = ("train", "validation")
 INDEX = "index.json"  # of a store: at least {"characters": {split: count}}
@@ -19,16 +18,6 @@ def in_validation(key: str, fraction: float) -> bool:
     """Whether the thing named ``key`` belongs to the validation split; the same on every machine."""
     digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * _HASH_RANGE
-
-
-def fraction_of(options: Mapping, default: float) -> float:
-    """``validation_fraction`` of a configuration; null means ``default``.
-
-    Raises:
-        UserError: it is not a number at least 0 and below 1.
-    """
-    given = options.get("validation_fraction")
-    return default if given is None else share(given, "data.validation_fraction", zero=True)
 
 
 class Corpus(ABC):

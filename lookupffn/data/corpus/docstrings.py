@@ -16,13 +16,14 @@ import platform
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from lookupffn import storage
-from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, fraction_of, in_validation, write_shard
+from lookupffn.config.data import DocstringsSettings
+from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, in_validation, write_shard
 from lookupffn.data.corpus.prose import MIN_CHARACTERS, normalised, paragraphs
 from lookupffn.data.parallel import ordered_map, process_count
 from lookupffn.errors import UserError
@@ -111,14 +112,13 @@ class DocstringCorpus(StoredCorpus):
     """
 
     name = "docstrings"
-    options = frozenset({"roots", "validation_fraction"})
 
-    def __init__(self, options: Mapping, cache_dir: Path, num_processes: int | None = None) -> None:
+    def __init__(self, settings: DocstringsSettings, cache_dir: Path, num_processes: int | None = None) -> None:
         """
         Raises:
             UserError: a folder of ``roots`` does not exist.
         """
-        given = options.get("roots")
+        given = settings.roots
         named = [given] if isinstance(given, str) else given
         self.roots = environment_roots() if named is None else [Path(root).expanduser() for root in named]
         for root in self.roots:
@@ -126,7 +126,7 @@ class DocstringCorpus(StoredCorpus):
                 raise UserError(
                     f"data.roots: no folder {root}; name folders that hold Python packages, or leave it null"
                 )
-        self.validation_fraction = fraction_of(options, 0.05)
+        self.validation_fraction = settings.validation_fraction
         self.num_processes = num_processes
         source = self._environment() if given is None else self._listing()
         super().__init__(cache_dir, version=VERSION, fraction=self.validation_fraction, source=source)

@@ -14,8 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lookupffn import storage
-from lookupffn.config.numbers import whole
-from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, fraction_of, in_validation, write_shard
+from lookupffn.config.data import HubSettings
+from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, in_validation, write_shard
 from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -76,25 +76,24 @@ class HubCorpus(StoredCorpus):
     ``shard_characters``, the size of a shard, and ``validation_fraction`` for a corpus without a validation split.
     """
 
-    options = frozenset({"revision", "shard_characters", "validation_fraction"})
     kept_after = (KeyboardInterrupt, UserError)  # the user stopped it, or the network did
 
-    def __init__(self, options: Mapping, cache_dir: Path, num_processes: int | None = None) -> None:
+    def __init__(self, settings: HubSettings, cache_dir: Path, num_processes: int | None = None) -> None:
         """
         Raises:
             UserError: an option is not a number that it can be.
         """
-        self.name = str(options["name"])
+        self.name = settings.name
         self.source = SOURCES[self.name]
-        self.revision = options.get("revision")
-        asked = options.get("shard_characters")
-        self.shard_characters = 64_000_000 if asked is None else whole(asked, "data.shard_characters", 1)
-        self.fraction = fraction_of(options, 0.005)
+        self.revision = settings.revision
+        self.shard_characters = settings.shard_characters
+        # a corpus with a validation split of its own takes no such option
+        self.fraction = getattr(settings, "validation_fraction", None)
         super().__init__(
             cache_dir,
             version=VERSION,
             source=[self.source.repository, self.source.config, self.revision],
-            fraction=None if self.source.has_validation else self.fraction,
+            fraction=self.fraction,
         )
 
     def gather(self, folder: Path) -> None:

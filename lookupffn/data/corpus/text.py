@@ -12,11 +12,12 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lookupffn import storage
-from lookupffn.data.corpus.base import Corpus, fraction_of, in_validation
+from lookupffn.config.data import TextSettings
+from lookupffn.data.corpus.base import Corpus, in_validation
 from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -190,21 +191,20 @@ class TextCorpus(Corpus):
     """
 
     name = "text"
-    options = frozenset({"train_files", "validation_files", "text_field", "validation_fraction"})
 
-    def __init__(self, options: Mapping, cache_dir: Path, num_processes: int | None = None) -> None:
+    def __init__(self, settings: TextSettings, cache_dir: Path, num_processes: int | None = None) -> None:
         """
         Raises:
             UserError: no files named, none found, or their kind is unknown.
         """
-        self.field = str(options.get("text_field") or "text")
-        self.fraction = fraction_of(options, 0.05)
+        self.field = settings.text_field or "text"
+        self.fraction = settings.validation_fraction
         self._cache_dir = cache_dir
         self._digests: dict[str, list[str]] = {}
         self._replaced: dict[Path, int] = {}  # invalid UTF-8 sequences of the files read to their end
         self.files: dict[str, list[Path]] = {}
         for split in ("train", "validation"):
-            patterns = options.get(f"{split}_files")
+            patterns = getattr(settings, f"{split}_files")
             if patterns is not None:
                 self.files[split] = find_files(patterns, f"data.{split}_files")
         if not self.files:

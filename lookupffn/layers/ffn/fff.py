@@ -21,7 +21,8 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.functional import embedding_bag, gelu
 
 from lookupffn import cost
-from lookupffn.layers.base import FeedForward, Options, require
+from lookupffn.config.schema import option
+from lookupffn.layers.base import FeedForward, Options
 from lookupffn.layers.usage import UsageCounter, entropy_bits, used
 from lookupffn.ops.gather import row_products, sort_reads, sum_by_row
 
@@ -38,16 +39,14 @@ class FFFOptions(Options):
         trees: K, trees whose outputs are added.
     """
 
-    depth: int | None = None
-    trees: int = 1
+    depth: int | None = option(None, at_least=0, at_most=_LARGEST_DEPTH)
+    trees: int = option(1, at_least=1)
 
     def resolve(self, hidden_size: int) -> FFFOptions:
         """See the base class."""
         # UltraFastBERT: 11 at hidden size 768, 4095 neurons for 3072
-        depth = max(0, round(log2(4 * hidden_size)) - 1) if self.depth is None else self.depth
-        require(0 <= depth <= _LARGEST_DEPTH, "fff", f"depth must be from 0 to {_LARGEST_DEPTH}, not {depth}")
-        require(self.trees >= 1, "fff", f"trees must be at least 1, not {self.trees}")
-        return replace(self, depth=depth)
+        depth = max(0, round(log2(4 * hidden_size)) - 1)
+        return replace(self, depth=depth if self.depth is None else self.depth)
 
     @property
     def neurons(self) -> int:

@@ -8,24 +8,20 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from lookupffn import cost
-from lookupffn.errors import unknown_name
-from lookupffn.layers.base import FeedForward, Options, require
+from lookupffn.config.schema import option
+from lookupffn.layers.base import FeedForward, Options
 
 
 @dataclass(frozen=True)
 class GemmOptions(Options):
     """intermediate_size: neurons, 4 * hidden_size if None. hidden_act: a transformers activation's name."""
 
-    intermediate_size: int | None = None
-    hidden_act: str = "gelu"
+    intermediate_size: int | None = option(None, at_least=1, shared=True)
+    hidden_act: str = option("gelu", choices=ACT2FN, shared=True)
 
     def resolve(self, hidden_size: int) -> GemmOptions:
         """See the base class."""
-        if self.hidden_act not in ACT2FN:
-            raise unknown_name("activation of ffn 'gemm'", self.hidden_act, ACT2FN)
-        size = 4 * hidden_size if self.intermediate_size is None else self.intermediate_size
-        require(size >= 1, "gemm", f"intermediate_size must be at least 1, not {size}")
-        return replace(self, intermediate_size=size)
+        return replace(self, intermediate_size=self.intermediate_size or 4 * hidden_size)
 
 
 class GemmFFN(FeedForward):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from lookupffn import cost, ops
+from lookupffn.config.schema import option
 from lookupffn.layers.base import FeedForward, Options, require
 from lookupffn.layers.usage import UsageCounter, entropy_bits, used
 from lookupffn.ops.bh4 import FACTORS, next_power_of_two
@@ -25,10 +26,6 @@ PROJECTIONS = ("bh4", "dense")
 INITS = ("isometric", "paper")
 TABLE_TYPES = ("float", "int8")
 _LARGEST_TABLE = 1 << 24  # codes are computed exactly in float32 up to here
-
-
-def _is_power_of_two(n: int) -> bool:
-    return n >= 1 and n & (n - 1) == 0
 
 
 @dataclass(frozen=True)
@@ -50,43 +47,28 @@ class LookupOptions(Options):
         table_type: "float" (trainable), or "int8" with a scale a row, for tables that ``quantize_tables`` has made.
     """
 
-    num_tables: int | None = None
-    table_size: int = 256
-    projection: str = "bh4"
-    block_size: int | None = None
-    alpha: float = 0.7
-    init: str = "isometric"
-    num_probes: int = 3
-    input_gradient: float = 0.1
-    normaliser: str = "all"
-    table_std: float = 0.02
-    table_type: str = "float"
+    num_tables: int | None = option(None, at_least=1, symbol="T")
+    table_size: int = option(256, at_least=2, at_most=_LARGEST_TABLE, power_of_two=True, symbol="S")
+    projection: str = option("bh4", choices=PROJECTIONS)
+    block_size: int | None = option(None, at_least=1, symbol="b")
+    alpha: float = option(0.7, at_least=0, at_most=1)
+    init: str = option("isometric", choices=INITS)
+    num_probes: int = option(3, at_least=1, symbol="N")
+    input_gradient: float = option(0.1, at_least=0, at_most=1)
+    normaliser: str = option("all", choices=NORMALISERS)
+    table_std: float = option(0.02, at_least=0)
+    table_type: str = option("float", choices=TABLE_TYPES)
 
     def resolve(self, hidden_size: int) -> LookupOptions:
         """See the base class."""
-        tables = max(1, hidden_size // 4) if self.num_tables is None else self.num_tables
+        tables = self.num_tables or max(1, hidden_size // 4)
         # bit_length rounds down to a power of two
-        block = 1 << (max(2, hidden_size // 32).bit_length() - 1) if self.block_size is None else self.block_size
+        block = self.block_size or 1 << (max(2, hidden_size // 32).bit_length() - 1)
         S, N = self.table_size, self.num_probes
-        require(self.projection in PROJECTIONS, "lookup", f"projection must be bh4 or dense, not {self.projection!r}")
-        require(self.init in INITS, "lookup", f"init must be isometric or paper, not {self.init!r}")
-        require(self.normaliser in NORMALISERS, "lookup", f"normaliser must be all or kept, not {self.normaliser!r}")
-        require(
-            0 <= self.input_gradient <= 1, "lookup", f"input_gradient must be from 0 to 1, not {self.input_gradient}"
-        )
-        require(self.table_std >= 0, "lookup", f"table_std must be 0 or more, not {self.table_std}")
-        require(self.table_type in TABLE_TYPES, "lookup", f"table_type must be float or int8, not {self.table_type!r}")
-        require(tables >= 1, "lookup", f"num_tables must be at least 1, not {tables}")
-        require(
-            _is_power_of_two(S) and 2 <= S <= _LARGEST_TABLE,
-            "lookup",
-            f"table_size must be a power of two from 2 to {_LARGEST_TABLE}, not {S}",
-        )
-        require(1 <= N <= S, "lookup", f"num_probes must be from 1 to table_size ({S}), not {N}")
-        require(0 <= self.alpha <= 1, "lookup", f"alpha must be from 0 to 1, not {self.alpha}")
+        require(N <= S, "lookup", f"num_probes must be from 1 to table_size ({S}), not {N}")
         if self.projection == "bh4":
             require(
-                1 <= block <= hidden_size,
+                block <= hidden_size,
                 "lookup",
                 f"block_size {block} needs a hidden size of at least as much, not {hidden_size}",
             )

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from transformers.activations import ACT2FN
 
-from lookupffn.errors import unknown_name
-from lookupffn.layers.base import Options, require
+from lookupffn.config.schema import option
+from lookupffn.layers.base import Options
 from lookupffn.layers.ffn.gemm import GemmFFN
 from lookupffn.layers.ffn.lookup import LookupFFN, LookupOptions
 
@@ -33,16 +33,12 @@ class LowRankOptions(Options):
         hidden_act: a transformers activation's name.
     """
 
-    rank: int | None = None
-    hidden_act: str = "gelu"
+    rank: int | None = option(None, at_least=1)
+    hidden_act: str = option("gelu", choices=ACT2FN, shared=True)
 
     def resolve(self, hidden_size: int) -> LowRankOptions:
         """See the base class."""
-        if self.hidden_act not in ACT2FN:
-            raise unknown_name("activation of ffn 'low_rank'", self.hidden_act, ACT2FN)
-        rank = _rank_of_lookups_cost(hidden_size) if self.rank is None else self.rank
-        require(rank >= 1, "low_rank", f"rank must be at least 1, not {rank}")
-        return replace(self, rank=rank)
+        return replace(self, rank=self.rank or _rank_of_lookups_cost(hidden_size))
 
     @property
     def intermediate_size(self) -> int | None:

@@ -22,7 +22,7 @@ Dimensions: as in slide.py; m sampled tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Self
 
@@ -30,8 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookupffn.layers.base import Options, require
-from lookupffn.layers.ffn.slide import SlideFFN, check_tables
+from lookupffn.config.schema import option
+from lookupffn.layers.base import Options
+from lookupffn.layers.ffn.slide import LARGEST_BITS, SlideFFN
 
 
 @dataclass(frozen=True)
@@ -52,28 +53,20 @@ class MongooseOptions(Options):
             Those in the lower half, by inner product, do not.
     """
 
-    intermediate_size: int | None = None
-    bits: int = 6
-    num_tables: int = 8
-    tokens_per_pass: int = 1
-    drift_threshold: float = 0.01
-    check_every: int = 1
-    triplet_weight: float = 0.1
-    triplet_margin: float = 1.0
-    triplet_tokens: int = 256
-    positives: float = 0.05
+    intermediate_size: int | None = option(None, at_least=1, shared=True)
+    bits: int = option(6, at_least=1, at_most=LARGEST_BITS)
+    num_tables: int = option(8, at_least=1)
+    tokens_per_pass: int = option(1, at_least=1)
+    drift_threshold: float = option(0.01, at_least=0, at_most=1)
+    check_every: int = option(1, at_least=1)
+    triplet_weight: float = option(0.1, at_least=0)
+    triplet_margin: float = option(1.0, at_least=0)
+    triplet_tokens: int = option(256, at_least=1)
+    positives: float = option(0.05, above=0, at_most=0.5)
 
     def resolve(self, hidden_size: int) -> MongooseOptions:
         """See the base class."""
-        o = self
-        drift = o.drift_threshold
-        require(0 <= drift <= 1, "mongoose", f"drift_threshold must be from 0 to 1, not {drift}")
-        require(0 < o.positives <= 0.5, "mongoose", f"positives must be above 0 and at most 0.5, not {o.positives}")
-        for option in ("triplet_weight", "triplet_margin"):
-            require(getattr(o, option) >= 0, "mongoose", f"{option} must be at least 0, not {getattr(o, option)}")
-        for option in ("check_every", "triplet_tokens"):
-            require(getattr(o, option) >= 1, "mongoose", f"{option} must be at least 1, not {getattr(o, option)}")
-        return check_tables("mongoose", o, hidden_size)
+        return replace(self, intermediate_size=self.intermediate_size or 4 * hidden_size)
 
 
 class MongooseFFN(SlideFFN):

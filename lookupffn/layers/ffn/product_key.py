@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lookupffn import cost
+from lookupffn.config.schema import option
 from lookupffn.layers.base import FeedForward, Options, require
 from lookupffn.layers.usage import UsageCounter, entropy_bits, used
 from lookupffn.ops import weighted_gather
@@ -37,22 +38,17 @@ class ProductKeyOptions(Options):
         top_k: k, rows a head, at most num_keys.
     """
 
-    heads: int = 4
-    num_keys: int = 128
-    key_size: int | None = None
-    top_k: int = 32
+    heads: int = option(4, at_least=1)
+    num_keys: int = option(128, at_least=1)
+    key_size: int | None = option(None, at_least=2)
+    top_k: int = option(32, at_least=1)
 
     def resolve(self, hidden_size: int) -> ProductKeyOptions:
         """See the base class."""
-        size = 2 * max(1, hidden_size // 8) if self.key_size is None else self.key_size
-        require(self.heads >= 1, "product_key", f"heads must be at least 1, not {self.heads}")
-        require(self.num_keys >= 1, "product_key", f"num_keys must be at least 1, not {self.num_keys}")
-        require(size >= 2 and size % 2 == 0, "product_key", f"key_size must be even and at least 2, not {size}")
-        require(
-            1 <= self.top_k <= self.num_keys,
-            "product_key",
-            f"top_k must be from 1 to num_keys ({self.num_keys}), not {self.top_k}",
-        )
+        size = self.key_size or 2 * max(1, hidden_size // 8)
+        require(size % 2 == 0, "product_key", f"key_size must be even, not {size}")
+        most = self.num_keys
+        require(self.top_k <= most, "product_key", f"top_k must be from 1 to num_keys ({most}), not {self.top_k}")
         return replace(self, key_size=size)
 
 

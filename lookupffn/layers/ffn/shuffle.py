@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from lookupffn import cost
-from lookupffn.errors import unknown_name
+from lookupffn.config.schema import option
 from lookupffn.layers.base import FeedForward, Options, require
 
 _DEFAULT_GROUPS = 8
@@ -37,18 +37,14 @@ class ShuffleOptions(Options):
         hidden_act: a transformers activation's name.
     """
 
-    groups: int | None = None
-    intermediate_size: int | None = None
-    hidden_act: str = "gelu"
+    groups: int | None = option(None, at_least=1)
+    intermediate_size: int | None = option(None, at_least=1, shared=True)
+    hidden_act: str = option("gelu", choices=ACT2FN, shared=True)
 
     def resolve(self, hidden_size: int) -> ShuffleOptions:
         """See the base class."""
-        if self.hidden_act not in ACT2FN:
-            raise unknown_name("activation of ffn 'shuffle'", self.hidden_act, ACT2FN)
-        size = 4 * hidden_size if self.intermediate_size is None else self.intermediate_size
-        require(size >= 1, "shuffle", f"intermediate_size must be at least 1, not {size}")
-        groups = _default_groups(hidden_size, size) if self.groups is None else self.groups
-        require(groups >= 1, "shuffle", f"groups must be at least 1, not {groups}")
+        size = self.intermediate_size or 4 * hidden_size
+        groups = self.groups or _default_groups(hidden_size, size)
         for kind, value in (("hidden size", hidden_size), ("intermediate_size", size)):
             require(value % groups == 0, "shuffle", f"groups {groups} does not divide the {kind} {value}")
         return replace(self, groups=groups, intermediate_size=size)

@@ -28,27 +28,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookupffn import cost, ops
-from lookupffn.layers.base import FeedForward, Options, require
+from lookupffn.config.schema import option
+from lookupffn.layers.base import FeedForward, Options
 
-_LARGEST_BITS = 12  # 4,096 buckets a table: more than there are neurons
+LARGEST_BITS = 12  # 4,096 buckets a table: more than there are neurons
 _ZEROS = 2 / 3  # of a hash projection's coefficients, as in the paper
 _MOMENTUM = 0.99  # of the running average of retrieved neurons
 _NOT_MEASURED = -1.0
-
-
-def check_tables(name: str, options: Options, hidden_size: int) -> Options:
-    """Resolve the options that SLIDE and MONGOOSE share.
-
-    Raises:
-        UserError: intermediate_size, bits, num_tables or tokens_per_pass out of range.
-    """
-    neurons = 4 * hidden_size if options.intermediate_size is None else options.intermediate_size
-    require(neurons >= 1, name, f"intermediate_size must be at least 1, not {neurons}")
-    require(1 <= options.bits <= _LARGEST_BITS, name, f"bits must be from 1 to {_LARGEST_BITS}, not {options.bits}")
-    for option in ("num_tables", "tokens_per_pass"):
-        value = getattr(options, option)
-        require(value >= 1, name, f"{option} must be at least 1, not {value}")
-    return replace(options, intermediate_size=neurons)
 
 
 @dataclass(frozen=True)
@@ -67,18 +53,16 @@ class SlideOptions(Options):
             exp(lambda).
     """
 
-    intermediate_size: int | None = None
-    bits: int = 9
-    num_tables: int = 50
-    tokens_per_pass: int = 1
-    rebuild_every: int = 1
-    rebuild_growth: float = 1.0
+    intermediate_size: int | None = option(None, at_least=1, shared=True)
+    bits: int = option(9, at_least=1, at_most=LARGEST_BITS)
+    num_tables: int = option(50, at_least=1)
+    tokens_per_pass: int = option(1, at_least=1)
+    rebuild_every: int = option(1, at_least=1)
+    rebuild_growth: float = option(1.0, at_least=1)
 
     def resolve(self, hidden_size: int) -> SlideOptions:
         """See the base class."""
-        require(self.rebuild_every >= 1, "slide", f"rebuild_every must be at least 1, not {self.rebuild_every}")
-        require(self.rebuild_growth >= 1, "slide", f"rebuild_growth must be at least 1, not {self.rebuild_growth}")
-        return check_tables("slide", self, hidden_size)
+        return replace(self, intermediate_size=self.intermediate_size or 4 * hidden_size)
 
 
 class SlideFFN(FeedForward):

@@ -21,8 +21,8 @@ from torch.nn.functional import linear, pad
 from transformers.activations import ACT2FN
 
 from lookupffn import cost
-from lookupffn.errors import unknown_name
-from lookupffn.layers.base import FeedForward, Options, require
+from lookupffn.config.schema import option
+from lookupffn.layers.base import FeedForward, Options
 from lookupffn.layers.usage import UsageCounter, entropy_bits
 
 
@@ -39,25 +39,16 @@ class SwitchOptions(Options):
         load_balancing_weight: weight of the auxiliary loss.
     """
 
-    num_experts: int = 8
-    intermediate_size: int | None = None
-    hidden_act: str = "gelu"
-    capacity_factor: float | None = 1.25
-    router_jitter: float = 0.01
-    load_balancing_weight: float = 0.01
+    num_experts: int = option(8, at_least=1)
+    intermediate_size: int | None = option(None, at_least=1, shared=True)
+    hidden_act: str = option("gelu", choices=ACT2FN, shared=True)
+    capacity_factor: float | None = option(1.25, above=0, null="no limit")
+    router_jitter: float = option(0.01, at_least=0, below=1)
+    load_balancing_weight: float = option(0.01, at_least=0)
 
     def resolve(self, hidden_size: int) -> SwitchOptions:
         """See the base class."""
-        if self.hidden_act not in ACT2FN:
-            raise unknown_name("activation of ffn 'switch'", self.hidden_act, ACT2FN)
-        size = 4 * hidden_size if self.intermediate_size is None else self.intermediate_size
-        require(self.num_experts >= 1, "switch", f"num_experts must be at least 1, not {self.num_experts}")
-        require(size >= 1, "switch", f"intermediate_size must be at least 1, not {size}")
-        factor, jitter, weight = self.capacity_factor, self.router_jitter, self.load_balancing_weight
-        require(factor is None or factor > 0, "switch", f"capacity_factor must be positive or null, not {factor}")
-        require(0 <= jitter < 1, "switch", f"router_jitter must be from 0 to below 1, not {jitter}")
-        require(weight >= 0, "switch", f"load_balancing_weight must be 0 or more, not {weight}")
-        return replace(self, intermediate_size=size)
+        return replace(self, intermediate_size=self.intermediate_size or 4 * hidden_size)
 
 
 class SwitchFFN(FeedForward):

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from lookupffn import cost, ops
-from lookupffn.layers.base import FeedForward, Options, require
+from lookupffn.config.schema import option
+from lookupffn.layers.base import FeedForward, Options
 from lookupffn.ops.bh4 import next_power_of_two
 
 FORMS = ("sampled", "expectation")
@@ -56,23 +57,14 @@ class YosoOptions(Options):
         num_hashes: m of the sampled form, 1 to 255.
     """
 
-    intermediate_size: int | None = None
-    form: str = "sampled"
-    bits: int = 8
-    num_hashes: int = 64
+    intermediate_size: int | None = option(None, at_least=1, shared=True)
+    form: str = option("sampled", choices=FORMS)
+    bits: int = option(8, at_least=1, at_most=_LARGEST_BITS)
+    num_hashes: int = option(64, at_least=1, at_most=_MOST_HASHES)
 
     def resolve(self, hidden_size: int) -> YosoOptions:
         """See the base class."""
-        neurons = 4 * hidden_size if self.intermediate_size is None else self.intermediate_size
-        require(neurons >= 1, "yoso", f"intermediate_size must be at least 1, not {neurons}")
-        require(self.form in FORMS, "yoso", f"form must be sampled or expectation, not {self.form!r}")
-        require(1 <= self.bits <= _LARGEST_BITS, "yoso", f"bits must be from 1 to {_LARGEST_BITS}, not {self.bits}")
-        require(
-            1 <= self.num_hashes <= _MOST_HASHES,
-            "yoso",
-            f"num_hashes must be from 1 to {_MOST_HASHES}, not {self.num_hashes}",
-        )
-        return replace(self, intermediate_size=neurons)
+        return replace(self, intermediate_size=self.intermediate_size or 4 * hidden_size)
 
 
 class YosoFFN(FeedForward):

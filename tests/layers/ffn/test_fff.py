@@ -95,10 +95,10 @@ def test_cost_by_hand():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": -1}, "depth must be from 0 to 20, not -1"),
-        ({"depth": 21}, "depth must be from 0 to 20"),
-        ({"trees": 0}, "trees must be at least 1"),
-        ({"depth": 2.5}, "depth must be int"),
+        ({"depth": -1}, "depth must be a whole number from 0 to 20 or null, not -1"),
+        ({"depth": 21}, "depth must be a whole number from 0 to 20"),
+        ({"trees": 0}, "trees must be a whole number of at least 1"),
+        ({"depth": 2.5}, "depth must be a whole number"),
     ],
 )
 def test_bad_options(options, message):

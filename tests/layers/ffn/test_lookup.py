@@ -66,18 +66,18 @@ def test_initialisation(projection):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"table_size": 100}, "table_size must be a power of two"),
-        ({"table_size": 1}, "table_size must be a power of two"),
+        ({"table_size": 100}, "table_size must be a power of two from 2"),
+        ({"table_size": 1}, "table_size must be a power of two from 2"),
         ({"block_size": 24}, "block_size 24 does not divide 128"),
         ({"block_size": 256}, "hidden size of at least"),
         ({"num_probes": 0}, "num_probes"),
         ({"table_size": 4, "num_probes": 5}, "num_probes must be from 1 to table_size"),
         ({"num_tables": 0}, "num_tables"),
-        ({"num_tables": "8"}, "num_tables must be int"),
-        ({"num_tables": True}, "num_tables must be int"),
+        ({"num_tables": "8"}, "num_tables must be a whole number"),
+        ({"num_tables": True}, "num_tables must be a whole number"),
         ({"alpha": 1.5}, "alpha"),
-        ({"projection": "bh5"}, "projection must be bh4 or dense"),
-        ({"init": "xavier"}, "init must be isometric or paper"),
+        ({"projection": "bh5"}, "unknown ffn 'lookup': projection 'bh5': did you mean 'bh4'"),
+        ({"init": "xavier"}, "unknown ffn 'lookup': init 'xavier'"),
     ],
 )
 def test_refused_before_anything_is_built(options, message):

@@ -39,9 +39,9 @@ def test_cost_by_hand():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 0}, "rank must be at least 1"),
-        ({"rank": 1.5}, "rank must be int"),
-        ({"hidden_act": "gellu"}, "activation of ffn 'low_rank' 'gellu': did you mean 'gelu'"),
+        ({"rank": 0}, "rank must be a whole number of at least 1"),
+        ({"rank": 1.5}, "rank must be a whole number"),
+        ({"hidden_act": "gellu"}, "ffn 'low_rank': hidden_act 'gellu': did you mean 'gelu'"),
     ],
 )
 def test_bad_options(options, message):

@@ -154,14 +154,14 @@ def test_the_hash_learns_when_compiled():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bits": 13}, "ffn 'mongoose': bits must be from 1 to 12"),
-        ({"drift_threshold": 1.5}, "drift_threshold must be from 0 to 1"),
-        ({"positives": 0.0}, "positives must be above 0"),
-        ({"positives": 0.6}, "positives must be above 0 and at most 0.5"),
-        ({"triplet_weight": -1}, "triplet_weight must be at least 0"),
-        ({"triplet_margin": -1}, "triplet_margin must be at least 0"),
-        ({"check_every": 0}, "check_every must be at least 1"),
-        ({"triplet_tokens": 0}, "triplet_tokens must be at least 1"),
+        ({"bits": 13}, "ffn 'mongoose': bits must be a whole number from 1 to 12"),
+        ({"drift_threshold": 1.5}, "drift_threshold must be a number from 0 to 1"),
+        ({"positives": 0.0}, "positives must be a number above 0"),
+        ({"positives": 0.6}, "positives must be a number above 0 and at most 0.5"),
+        ({"triplet_weight": -1}, "triplet_weight must be a number of at least 0"),
+        ({"triplet_margin": -1}, "triplet_margin must be a number of at least 0"),
+        ({"check_every": 0}, "check_every must be a whole number of at least 1"),
+        ({"triplet_tokens": 0}, "triplet_tokens must be a whole number of at least 1"),
     ],
 )
 def test_bad_values(options, message):

@@ -109,12 +109,12 @@ def test_cost_by_hand():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": 0}, "heads must be at least 1"),
-        ({"num_keys": 0}, "num_keys must be at least 1"),
+        ({"heads": 0}, "heads must be a whole number of at least 1"),
+        ({"num_keys": 0}, "num_keys must be a whole number of at least 1"),
         ({"num_keys": 16}, r"top_k must be from 1 to num_keys \(16\), not 32"),
-        ({"top_k": 0}, "top_k must be from 1"),
+        ({"top_k": 0}, "top_k must be a whole number of at least 1"),
         ({"key_size": 5}, "key_size must be even"),
-        ({"key_size": 0}, "key_size must be even and at least 2"),
+        ({"key_size": 0}, "key_size must be a whole number of at least 2"),
     ],
 )
 def test_bad_options(options, message):

@@ -66,8 +66,8 @@ def test_default_groups(sizes, groups):
     [
         ({"groups": 3}, "groups 3 does not divide the hidden size 8"),
         ({"groups": 4, "intermediate_size": 6}, "groups 4 does not divide the intermediate_size 6"),
-        ({"groups": 0}, "groups must be at least 1"),
-        ({"intermediate_size": 0}, "intermediate_size must be at least 1"),
+        ({"groups": 0}, "groups must be a whole number of at least 1"),
+        ({"intermediate_size": 0}, "intermediate_size must be a whole number of at least 1"),
         ({"hidden_act": "gellu"}, "did you mean 'gelu'"),
     ],
 )

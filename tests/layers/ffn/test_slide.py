@@ -227,14 +227,14 @@ def test_compiles_to_one_graph():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"intermediate_size": 0}, "intermediate_size must be at least 1"),
-        ({"bits": 0}, "bits must be from 1 to 12"),
-        ({"bits": 13}, "bits must be from 1 to 12"),
-        ({"num_tables": 0}, "num_tables must be at least 1"),
-        ({"tokens_per_pass": 0}, "tokens_per_pass must be at least 1"),
-        ({"rebuild_every": 0}, "rebuild_every must be at least 1"),
-        ({"rebuild_growth": 0.5}, "rebuild_growth must be at least 1"),
-        ({"rebuild_growth": "x"}, "rebuild_growth must be float"),
+        ({"intermediate_size": 0}, "intermediate_size must be a whole number of at least 1"),
+        ({"bits": 0}, "bits must be a whole number from 1 to 12"),
+        ({"bits": 13}, "bits must be a whole number from 1 to 12"),
+        ({"num_tables": 0}, "num_tables must be a whole number of at least 1"),
+        ({"tokens_per_pass": 0}, "tokens_per_pass must be a whole number of at least 1"),
+        ({"rebuild_every": 0}, "rebuild_every must be a whole number of at least 1"),
+        ({"rebuild_growth": 0.5}, "rebuild_growth must be a number of at least 1"),
+        ({"rebuild_growth": "x"}, "rebuild_growth must be a number"),
     ],
 )
 def test_bad_values(options, message):

@@ -117,11 +117,11 @@ def test_cost_by_hand():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_experts": 0}, "num_experts must be at least 1"),
-        ({"intermediate_size": 0}, "intermediate_size must be at least 1"),
-        ({"capacity_factor": 0}, "capacity_factor must be positive or null"),
-        ({"router_jitter": 1}, "router_jitter must be from 0 to below 1"),
-        ({"load_balancing_weight": -1}, "load_balancing_weight must be 0 or more"),
+        ({"num_experts": 0}, "num_experts must be a whole number of at least 1"),
+        ({"intermediate_size": 0}, "intermediate_size must be a whole number of at least 1"),
+        ({"capacity_factor": 0}, "capacity_factor must be a number above 0 or null .no limit."),
+        ({"router_jitter": 1}, "router_jitter must be a number from 0 to below 1"),
+        ({"load_balancing_weight": -1}, "load_balancing_weight must be a number of at least 0"),
         ({"hidden_act": "gellu"}, "did you mean 'gelu'"),
     ],
 )

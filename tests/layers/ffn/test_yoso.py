@@ -133,11 +133,11 @@ def test_expectation_compiles():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"intermediate_size": 0}, "intermediate_size must be at least 1"),
-        ({"form": "exact"}, "form must be sampled or expectation"),
-        ({"bits": 0}, "bits must be from 1 to 12"),
-        ({"num_hashes": 256}, "num_hashes must be from 1 to 255"),
-        ({"num_hashes": 0}, "num_hashes must be from 1 to 255"),
+        ({"intermediate_size": 0}, "intermediate_size must be a whole number of at least 1"),
+        ({"form": "exact"}, "unknown ffn 'yoso': form 'exact'.*expectation"),
+        ({"bits": 0}, "bits must be a whole number from 1 to 12"),
+        ({"num_hashes": 256}, "num_hashes must be a whole number from 1 to 255"),
+        ({"num_hashes": 0}, "num_hashes must be a whole number from 1 to 255"),
     ],
 )
 def test_bad_values(options, message):
