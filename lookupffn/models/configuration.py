@@ -68,10 +68,14 @@ def build_model_config(
     Raises:
         UserError: an unknown option of the model, a value that it cannot have, or a feed-forward that cannot be.
     """
-    settings = read_section("model", model)
+    own = {field.name for field in fields(ModelSettings)}
+    # +model.tie_word_embeddings=false: transformers' own options, which transformers checks
+    more = {field.name for field in fields(LookupRobertaConfig)} & model.keys() - own
+    settings = read_section("model", {name: value for name, value in model.items() if name not in more})
     pad = tokenizer.pad_token_id
     return LookupRobertaConfig(
         **{name: getattr(settings, name) for name in ModelSettings.architecture()},
+        **{name: model[name] for name in more},
         ffn=dict(ffn),
         vocab_size=len(tokenizer),
         # RoBERTa counts positions from the padding index upwards

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from lookupffn.config.sections import ModelSettings
 from lookupffn.data.tokenizer import tokenizer_fingerprint
 from lookupffn.errors import UserError
 from lookupffn.models.loading import load_model_config, load_tokenizer
@@ -17,19 +18,8 @@ from lookupffn.runs.model_source import ModelSource, find_model
 from lookupffn.runs.names import CHECKPOINTS, SUMMARY
 from lookupffn.runs.reading import read_config
 
-# fields of configs/model that a model's own config.json answers
-_ARCHITECTURE = (
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "layer_norm_eps",
-    "initializer_range",
-    "position_init",
-    "attention_init",
-)
+# what a model's own config.json answers
+_ARCHITECTURE = ModelSettings.architecture()
 
 logger = logging.getLogger(__name__)
 

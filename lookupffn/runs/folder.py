@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lookupffn.config.sections import changeable_settings
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import newest_checkpoint
 from lookupffn.runs.lock import Lock, lock, unlock
@@ -28,13 +29,7 @@ from lookupffn.runs.reading import flatten, read_config
 from lookupffn.storage import write_atomically
 
 # what may change when a run goes on; a longer budget stretches the rest of the schedule
-MAY_CHANGE = (
-    *NOT_IN_NAME,
-    *(f"training.max_{unit}" for unit in ("steps", "tokens", "flops", "minutes")),
-    *(f"training.{name}" for name in ("log_every", "validate_every", "checkpoint_every", "num_workers")),
-    *(f"training.{name}" for name in ("keep_checkpoints", "keep_best", "skip_nonfinite", "validate_tokens")),
-    "evaluation.batch_size",
-)
+MAY_CHANGE = (*NOT_IN_NAME, *changeable_settings())
 
 logger = logging.getLogger(__name__)
 

@@ -151,8 +151,8 @@ def test_non_finite_score_is_an_error(tiny: Workspace, copy: Path):
     ("override", "message"),
     [
         ("data.mask_rate=abc", "data.mask_rate must be a number above 0 and below 1, not 'abc'"),
-        ("data.validation_fraction=abc", "data.validation_fraction is 'abc'"),
-        ("model.sequence_length=abc", "model.sequence_length is 'abc'"),
+        ("data.validation_fraction=abc", "data.validation_fraction must be"),
+        ("model.sequence_length=abc", "data.sequence_length must be"),
         ("output=1.5", "output must be a path"),
         ("cache_dir=nan", "cache_dir must be a path"),
     ],
