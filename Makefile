@@ -5,7 +5,7 @@ ARGS ?= ffn=lookup
 CXX_SOURCES = $(shell find lookupffn -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help train test quick lint format hooks clean
+.PHONY: help train test quick lint format results hooks clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ format: $(VENV)/.development  ## lay out Python and C++
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_SOURCES)
+
+results: $(VENV)/.runtime  ## draw the tables and plots of results/ anew from its runs
+	$(VENV)/bin/python scripts/draw_results.py
 
 hooks: $(VENV)/.development  ## install the pre-commit hooks
 	$(VENV)/bin/pre-commit install
