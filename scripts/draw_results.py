@@ -11,14 +11,14 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
 from lookupffn.report.compare import compare_runs
 from lookupffn.runs.names import SUMMARY
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results")
 LATENCY = RESULTS / "latency.json"
 
