@@ -1,5 +1,6 @@
 """LookupFFN: RoBERTa pretraining with a choice of feed-forward, table lookup or matrix product."""
 
+import lookupffn.inference  # noqa: F401 model.optimize_for_inference
 from lookupffn.errors import UserError
 from lookupffn.layers import build_ffn
 from lookupffn.models import (

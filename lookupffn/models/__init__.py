@@ -14,6 +14,7 @@ from lookupffn.models.modeling import (
     LookupRobertaForSequenceClassification,
     LookupRobertaForTokenClassification,
     LookupRobertaModel,
+    attach_optimizer,
     load_stock_weights,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "LookupRobertaForSequenceClassification",
     "LookupRobertaForTokenClassification",
     "LookupRobertaModel",
+    "attach_optimizer",
     "build_model_config",
     "load_stock_weights",
 ]

@@ -7,9 +7,9 @@ Dimensions: B sequences, L tokens a sequence, P masked positions a sequence, d h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,8 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
 
     config_class = LookupRobertaConfig
     config: LookupRobertaConfig
+    # set by lookupffn.inference, which stands on this floor
+    _optimizer: ClassVar[Callable[[Any, str], None]]
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # as custom code, modules without parameters of their own would be passed over: some feed-forwards are such
@@ -83,6 +85,23 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
             if hasattr(ffn, "quantize_tables"):
                 ffn.quantize_tables()
                 self.config.ffn["table_type"] = ffn.options.table_type
+
+    def optimize_for_inference(self, precision: str = "float32") -> Self:
+        """Put a fast encoder under the model, in place; it is then called as before.
+
+        The encoder keeps its own copies of the weights: ``save_pretrained`` still saves those that were loaded. Hidden
+        states of padding become zeros. Training and loading weights are refused, and so are arguments other than
+        input_ids, attention_mask, token_type_ids, position_ids and what the head takes.
+
+        Args:
+            precision: "float32", "bfloat16", or "int8" (weights rounded once, activations at every call; attention in
+                bfloat16). Where int8 cannot be had a warning says why, and float32 runs.
+
+        Raises:
+            UserError: another precision.
+        """
+        type(self)._optimizer(self, precision)
+        return self
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Auxiliary losses of the last forward by name, each the sum over layers; empty for most feed-forwards."""
@@ -138,6 +157,11 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
                 cost.lm_head(c.hidden_size, c.vocab_size, mask_rate),
             ]
         )
+
+
+def attach_optimizer(optimizer: Callable[[LookupRobertaPreTrainedModel, str], None]) -> None:
+    """Make ``optimizer`` what ``optimize_for_inference`` calls: it stands on a floor above."""
+    LookupRobertaPreTrainedModel._optimizer = staticmethod(optimizer)
 
 
 class LookupRobertaModel(LookupRobertaPreTrainedModel, RobertaPreLayerNormModel):

@@ -1,0 +1,83 @@
+"""The encoder in torch's own operations, without transformers' overhead: float32 and bfloat16.
+
+Dimensions: B sequences, L tokens a sequence, M tokens that are not padding, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lookupffn.models import LookupRobertaModel
+
+
+class TorchEncoder:
+    """Fused QKV products, SDPA, the feed-forwards as they are; tokens of padding are dropped before the first layer."""
+
+    def __init__(self, model: LookupRobertaModel, lm_head: nn.Module | None = None, dtype: torch.dtype = torch.float32):
+        self.precision = str(dtype).removeprefix("torch.")
+        self.dtype = dtype
+        self.heads = model.config.num_attention_heads
+        self.embeddings = model.embeddings
+        self.layers = [self._prepared(layer) for layer in model.encoder.layer]
+        self.norm = self._cast(model.LayerNorm)
+        self.lm_head = None if lm_head is None else self._cast(lm_head)
+
+    def _cast(self, module: nn.Module) -> nn.Module:
+        same = all(p.dtype is self.dtype for p in module.parameters())
+        return module if same else copy.deepcopy(module).to(self.dtype)
+
+    def _prepared(self, layer: nn.Module) -> tuple:
+        own = layer.attention.self
+        parts = (own.query, own.key, own.value)
+        weight = torch.cat([p.weight.detach() for p in parts]).to(self.dtype)
+        bias = torch.cat([p.bias.detach() for p in parts]).to(self.dtype)
+        kept = (layer.attention.LayerNorm, layer.attention.output.dense, layer.ffn_layer_norm, layer.ffn)
+        return weight, bias, *(self._cast(module) for module in kept)
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Last hidden state [B, L, d] of [B, L] arguments; zeros where the mask is 0."""
+        B, L = input_ids.shape
+        h = self.embeddings(input_ids, token_type_ids, position_ids).to(self.dtype).flatten(0, 1)
+        kept = mask = None
+        if attention_mask is not None:
+            keep = attention_mask != 0
+            if not bool(keep.all()):
+                kept, mask = keep.flatten().nonzero().squeeze(1), keep[:, None, None, :]
+                h = h[kept]
+        for qkv, qkv_bias, attention_norm, output, ffn_norm, ffn in self.layers:
+            projected = F.linear(attention_norm(h), qkv, qkv_bias)
+            h = h + output(self._attention(projected, B, L, kept, mask))
+            h = h + ffn(ffn_norm(h))
+        h = self.norm(h)
+        if kept is not None:
+            h = h.new_zeros(B * L, h.shape[1]).index_copy_(0, kept, h)
+        return h.view(B, L, -1).float()
+
+    def _attention(self, qkv: Tensor, B: int, L: int, kept: Tensor | None, mask: Tensor | None) -> Tensor:
+        """[M, 3d] to [M, d]."""
+        if kept is not None:
+            qkv = qkv.new_zeros(B * L, qkv.shape[1]).index_copy_(0, kept, qkv)
+        q, k, v = qkv.view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(B * L, -1)
+        return out if kept is None else out[kept]
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., d] to the language-model head's [..., V]."""
+        # not through the module, whose forward this may have become
+        return type(self.lm_head).forward(self.lm_head, hidden.to(self.dtype)).float()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # nothing in it changes
