@@ -10,17 +10,25 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
 from transformers.utils.logging import disable_progress_bar
 
+from lookupffn.distributed.environment import MIXED_PRECISION, refuse_environment
 from lookupffn.distributed.sharding import choose_sharding
 from lookupffn.errors import UserError
 
-MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
+def start_accelerator(precision: str | None = None, accumulation: int = 1) -> Accelerator:
+    """accelerate for this run; a sweep's runs follow each other in one process, each with its own settings.
 
-def start_accelerator(precision: str = "fp32", accumulation: int = 1) -> Accelerator:
-    """accelerate for this run; a sweep's runs follow each other in one process, each with its own settings."""
+    Args:
+        precision: training.precision; None for an evaluation, which is in float32.
+        accumulation: micro-batches of a step.
+
+    Raises:
+        UserError: the environment asks for something else.
+    """
+    refuse_environment(precision, accumulation)
     disable_progress_bar()  # transformers' own, for every file of a checkpoint
     AcceleratorState._reset_state()
     GradientState._reset_state()
@@ -28,13 +36,20 @@ def start_accelerator(precision: str = "fp32", accumulation: int = 1) -> Acceler
     several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     accelerator = Accelerator(
         cpu=several_on_cpu,
-        mixed_precision=MIXED_PRECISION[precision],
-        gradient_accumulation_steps=accumulation,
+        mixed_precision=MIXED_PRECISION[precision or "fp32"],
+        # a plugin, since accelerate prefers its environment to a number
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulation),
+        dynamo_backend="no",
         # one process may prepare a corpus for hours while the others wait
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=24))],
     )
     choose_sharding(accelerator)
     return accelerator
+
+
+def processes(accelerator: Accelerator) -> dict[str, Any]:
+    """How many processes a run has, and how they share the work, for its summary."""
+    return {"processes": accelerator.num_processes, "distributed": accelerator.distributed_type.value}
 
 
 def any_process(accelerator: Accelerator, condition: object) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from transformers import (
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     RobertaPreLayerNormConfig,
     RobertaPreLayerNormForMaskedLM,
@@ -67,7 +70,28 @@ def load_model(folder: Path) -> LookupRobertaForMaskedLM:
     if stock:
         loaded, model = model, LookupRobertaForMaskedLM(config)
         load_stock_weights(model, loaded)
+    lay_out_as_new(model)
     return model
+
+
+def lay_out_as_new(model: PreTrainedModel) -> None:
+    """Moves every weight to memory of its own, aligned and strided as in a new model.
+
+    A loaded tensor is a piece of the mapped file, at any address, where the same sums may round otherwise: a resumed
+    run would part from an uninterrupted one in the last bit.
+    """
+    with torch.device("meta"):
+        new = type(model)(model.config)
+    layouts = {name: tensor.stride() for name, tensor in _tensors(new)}
+    for name, tensor in _tensors(model):
+        own = torch.empty_strided(tensor.shape, layouts[name], dtype=tensor.dtype, device=tensor.device)
+        tensor.data = own.copy_(tensor.data)
+
+
+def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers, tied ones once."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import subprocess
 import tomllib
@@ -13,17 +14,29 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+# variables that change how torch, oneDNN or our kernels compute
+NUMERIC_ENVIRONMENT = (
+    "LOOKUPFFN_BACKEND",
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
-    """Machine and software: device, threads, git_commit, versions."""
+    """Machine and software: device, threads, git_commit, versions, and variables that change how numbers come out."""
     return {
         "device": device.type,
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
         "versions": versions(),
+        "environment": {name: os.environ[name] for name in NUMERIC_ENVIRONMENT if name in os.environ},
     }
 
 

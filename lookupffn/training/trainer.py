@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lookupffn.config.sections import TrainingSettings, optimizer_settings
 from lookupffn.distributed.exact_sum import ExactSum
-from lookupffn.distributed.processes import any_process, broadcast, on_main
+from lookupffn.distributed.processes import any_process, broadcast, on_main, processes
 from lookupffn.distributed.sharding import full_state, full_weights, load_full_state, prepare
 from lookupffn.objectives import EvaluationStopped, Objective
 from lookupffn.objectives.finite import NonFiniteError, check_validation, check_weights
@@ -76,7 +76,8 @@ class Trainer:
         self.path, self.objective, self.settings, self.accelerator = path, objective, settings, accelerator
         self.config = objective.config
         self.main = accelerator.is_main_process
-        self.surroundings = surroundings(accelerator.device)  # now: the files may have changed by the end
+        # now: the files may have changed by the end
+        self.surroundings = surroundings(accelerator.device) | processes(accelerator)
         logger.info("run folder: %s", path)
         objective.prepare(path)
         found = on_main(accelerator, lambda: resume_point(path, objective.fingerprints()))
@@ -342,7 +343,7 @@ class Trainer:
             results={**self.objective.summary(score, self.lines), **self.objective.fingerprints()},
             statistics={key.removeprefix("ffn_"): score[key] for key in score if key.startswith("ffn_")},
             record=self._record(),
-            surroundings={"processes": self.accelerator.num_processes, **self.surroundings},
+            surroundings=self.surroundings,
             model_sha256=files,
         )
         self.tracker.finish(finite(summary))
