@@ -240,17 +240,18 @@ def check_values(cfg: DictConfig, member: str) -> None:
         member: its part of the sweep, for the message.
     """
     # imported here so that mistyped names, which are looked for first, are answered without waiting for torch
+    from lookupffn.objectives import MaskedLanguageModelling
     from lookupffn.training.checks import check_config
     from lookupffn.training.setup import resolve
 
     try:
-        config = resolve(cfg)
+        config = resolve(cfg, MaskedLanguageModelling)
     except OmegaConfBaseException:  # an interpolation of something that is known only at run time
         return
     if config["init_from"]:  # the model found there decides
         return
     try:
-        check_config(config)
+        check_config(config, MaskedLanguageModelling)
     except UserError as error:
         raise UserError(f"{error} (in the sweep: {member})") from None
 

@@ -29,6 +29,7 @@ class PreparedData:
         tokenizer: a fast tokenizer that ``save_pretrained`` writes.
         token_counts: int64 [V], how often each token occurs in the train split; None without it. Special tokens count
             zero: they are never masked, and a bar that spends probability on them would be too easy to beat.
+        validation_counts: the same of the validation split.
         data_fingerprint: 32 hex digits. The first half names the packed validation tokens (it seeds their masks), the
             second the source of the train split.
         tokenizer_fingerprint: 32 hex digits of the tokenizer's content.
@@ -38,6 +39,7 @@ class PreparedData:
     validation: PackedTokens | None
     tokenizer: PreTrainedTokenizerBase
     token_counts: np.ndarray | None
+    validation_counts: np.ndarray | None
     data_fingerprint: str
     tokenizer_fingerprint: str
 
@@ -119,15 +121,14 @@ def _prepare(
     made = make_tokenizer(tokenizer, corpus, cache_dir)
     tokenizer_key = tokenizer_fingerprint(made)
     packed: dict[str, PackedTokens] = {}
-    counts: np.ndarray | None = None
+    counts: dict[str, np.ndarray] = {}
     for split in SPLITS:
         if split not in splits and split != "validation":
             continue
         entry = _pack(corpus, split, made, tokenizer_key, cache_dir, processes)
         packed[split] = PackedTokens(entry, length)
-        if split == "train":
-            counts = np.load(entry / packing.COUNTS)
-            counts[[i for i in special_ids(made).all if i < len(counts)]] = 0
+        counts[split] = np.load(entry / packing.COUNTS)
+        counts[split][[i for i in special_ids(made).all if i < len(counts[split])]] = 0
         logger.info("%s: %d sequences of %d tokens", split, len(packed[split]), length)
 
     tokens = storage.read_manifest(packed["validation"].entry)[packing.TOKENS]["sha256"]
@@ -140,7 +141,8 @@ def _prepare(
         train=packed.get("train"),
         validation=packed["validation"] if "validation" in splits else None,
         tokenizer=made,
-        token_counts=counts,
+        token_counts=counts.get("train"),
+        validation_counts=counts["validation"] if "validation" in splits else None,
         data_fingerprint=fingerprint,
         tokenizer_fingerprint=tokenizer_key,
     )

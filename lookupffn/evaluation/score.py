@@ -12,20 +12,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookupffn.config.paths import absolute_paths, path_text
 from lookupffn.config.sections import evaluation_settings
-from lookupffn.data import prepare_data
+from lookupffn.data import PreparedData, prepare_data
 from lookupffn.distributed.processes import start_accelerator, sum_over
 from lookupffn.errors import UserError
+from lookupffn.models import LookupRobertaForMaskedLM
 from lookupffn.models.loading import load_model, load_tokenizer
-from lookupffn.objectives.base import model_costs
+from lookupffn.objectives.checks import check_data
 from lookupffn.objectives.finite import check_validation
-from lookupffn.objectives.mlm import build_masker
-from lookupffn.objectives.perplexity import evaluate_mlm
+from lookupffn.objectives.mlm import build_masker, mlm_costs
+from lookupffn.objectives.perplexity import EvaluationResult, evaluate_mlm, perplexity, unigram_loss
 from lookupffn.objectives.pretrained import check_tokenizer
 from lookupffn.report import evaluation_table
 from lookupffn.runs.machine import surroundings
 from lookupffn.runs.model_source import ModelSource, find_model
+from lookupffn.runs.token_counts import read_token_counts
 from lookupffn.storage import cache_root, to_json, write_atomically
-from lookupffn.training.checks import check_data
 
 DEFAULT_OUTPUT = "evaluation.json"
 # a folder without a run does not say what lengths it was trained on; BERT's short phase is a safe guess
@@ -49,28 +50,17 @@ def score(cfg: DictConfig) -> dict[str, Any]:
     checkpoint, output, cache_dir = (path_text(name, cfg[name]) for name in ("checkpoint", "output", "cache_dir"))
     if not checkpoint:
         raise UserError("say what to score: checkpoint=<run folder or HuggingFace folder>, such as outputs/...")
-    batch_size, max_tokens = evaluation_settings(cfg.evaluation)
     source = find_model(checkpoint)
     assumed = cfg.model.sequence_length is None and source.run_config is None
     data_config, own = choose_data(cfg, source)
     check_data(data_config)
-    if max_tokens is None and source.run_config is not None:
+    batch_size, max_tokens = evaluation_settings(cfg.evaluation)
+    if max_tokens is None and own:
         max_tokens = source.run_config["evaluation"]["max_tokens"]
 
     accelerator = start_accelerator()
-    model = load_model(source.folder)
-    tokenizer = load_tokenizer(source.folder)
-    check_tokenizer(tokenizer, source)
-    length, positions = data_config["sequence_length"], model.config.max_position_embeddings
-    if length > positions - model.config.pad_token_id - 1:
-        raise UserError(f"model.sequence_length={length} is longer than the model's positions")
-    data = prepare_data(data_config, tokenizer, cache_root(cache_dir), splits=("validation",))
-    recorded = source.record.get("data_fingerprint")
-    # the first half of a fingerprint names the validation tokens
-    same_text = recorded is not None and recorded[:16] == data.data_fingerprint[:16]
-    if own and recorded is not None and not same_text:
-        logger.warning("the validation text is not what the run was scored on: its files or packages have changed")
-
+    model, data = load(source, data_config, cache_dir)
+    warn_of_other_text(source, data, own)
     model.to(accelerator.device)
     masker = build_masker(data, data_config["mask_rate"])
     started = time.perf_counter()
@@ -81,30 +71,18 @@ def score(cfg: DictConfig) -> dict[str, Any]:
         progress=accelerator.is_main_process,
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    record_step = source.record.get("step", source.record.get("steps"))
     check_validation(result.loss, str(source.folder), model)
-    same_tokens = same_text and source.run_config is not None and (
-        max_tokens == source.run_config["evaluation"]["max_tokens"]
-        and data_config["mask_rate"] == source.run_config["data"]["mask_rate"]
-    )  # fmt: skip
     scored = {
         "checkpoint": str(source.folder),
-        "step": record_step,
+        "step": source.record.get("step", source.record.get("steps")),
         "data": data_config["name"],
-        "validation_loss": result.loss,
-        "validation_perplexity": result.perplexity,
-        # of the training text's frequencies; known only for the tokens that the run itself was scored on
-        "unigram_perplexity": source.record.get("unigram_perplexity") if same_tokens else None,
-        "masked_validation_tokens": result.masked_tokens,
-        "validation_sequences": result.sequences,
-        "validation_tokens": result.sequences * length,
-        "sequence_length": length,
+        **quality(result, source, data),
         "sequence_length_assumed": assumed,
-        **model_costs(model, model.cost(length, masker.masked_per_sequence(length) / length)),
+        **mlm_costs(model, masker, data.validation.sequence_length),
         "batch_size": batch_size,
         "processes": accelerator.num_processes,
         "seconds": seconds,
-        "tokens_per_s": result.sequences * length / seconds,
+        "tokens_per_s": result.sequences * data.validation.sequence_length / seconds,
         "data_fingerprint": data.data_fingerprint,
         "tokenizer_fingerprint": data.tokenizer_fingerprint,
         **surroundings(accelerator.device),
@@ -117,8 +95,61 @@ def score(cfg: DictConfig) -> dict[str, Any]:
     return scored
 
 
+def load(
+    source: ModelSource, data_config: dict[str, Any], cache_dir: str | None
+) -> tuple[LookupRobertaForMaskedLM, PreparedData]:
+    """The model, and the validation split in its own tokens.
+
+    Raises:
+        UserError: one of them cannot be read, or they do not fit each other.
+    """
+    model = load_model(source.folder)
+    tokenizer = load_tokenizer(source.folder)
+    check_tokenizer(tokenizer, source)
+    length, positions = data_config["sequence_length"], model.config.max_position_embeddings
+    if length > positions - model.config.pad_token_id - 1:
+        raise UserError(f"model.sequence_length={length} is longer than the model's positions")
+    return model, prepare_data(data_config, tokenizer, cache_root(cache_dir), splits=("validation",))
+
+
+def warn_of_other_text(source: ModelSource, data: PreparedData, own: bool) -> None:
+    """A warning where a run's own validation text has changed."""
+    recorded = source.record.get("data_fingerprint")
+    # the first half of a fingerprint names the validation tokens
+    same_length = own and source.run_config["data"]["sequence_length"] == data.validation.sequence_length
+    if same_length and recorded is not None and recorded[:16] != data.data_fingerprint[:16]:
+        logger.warning("the validation text is not what the run was scored on: its files or packages have changed")
+
+
+def quality(result: EvaluationResult, source: ModelSource, data: PreparedData) -> dict[str, Any]:
+    """The score, the bar, and how much of the text they are of.
+
+    The bar is the unigram of the run's training text on the whole split. Where that text is not known (the folder
+    belongs to no run, or to one of an earlier version), it is the split's own: the best that any unigram could do.
+    """
+    known = None if source.run is None else read_token_counts(source.run, len(data.tokenizer))
+    bar = unigram_loss(data.validation_counts if known is None else known, data.validation_counts)
+    length, split = data.validation.sequence_length, len(data.validation)
+    logger.info("scored %s of the %s tokens of the split", f"{result.sequences * length:,}", f"{split * length:,}")
+    return {
+        "validation_loss": result.loss,
+        "validation_perplexity": result.perplexity,
+        "unigram_loss": bar,
+        "unigram_perplexity": perplexity(bar),
+        "unigram_of": "the training text" if known is not None else "the scored text",
+        "masked_validation_tokens": result.masked_tokens,
+        "validation_sequences": result.sequences,
+        "validation_tokens": result.sequences * length,
+        "split_tokens": split * length,
+        "sequence_length": length,
+    }
+
+
 def choose_data(cfg: DictConfig, source: ModelSource) -> tuple[dict[str, Any], bool]:
-    """The data section to score on, and whether it is the run's own.
+    """The data section to score on.
+
+    Returns:
+        The section, and whether its text is the run's own.
 
     Raises:
         UserError: neither the command nor the folder names any text.
@@ -131,7 +162,7 @@ def choose_data(cfg: DictConfig, source: ModelSource) -> tuple[dict[str, Any], b
         )
     length = cfg.model.sequence_length
     if cfg.get("data") is None:
-        return {**run["data"], **({} if length is None else {"sequence_length": length})}, length is None
+        return {**run["data"], **({} if length is None else {"sequence_length": length})}, True
     if length is None:
         cfg.model.sequence_length = run["data"]["sequence_length"] if run else ASSUMED_LENGTH
     data = OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)

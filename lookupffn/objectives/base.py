@@ -8,7 +8,7 @@ what an uninterrupted one would have done.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lookupffn.config.sections import RunSettings
 from lookupffn.cost import Cost
 from lookupffn.layers import ROLES, FeedForward
 from lookupffn.models.modeling import LookupRobertaLayer
@@ -35,6 +36,9 @@ class Objective(ABC):
 
     Attributes:
         name: for messages.
+        sections: of its config, beside training, optimizer and tracker.
+        paths: settings outside of all sections that name a file or folder.
+        run_settings: the dataclass of the settings outside of all sections.
         layer_class: of the model's layers, by which FSDP shards it.
         config: the resolved config.
         tokenizer: saved beside the model; from ``prepare`` on.
@@ -44,6 +48,9 @@ class Objective(ABC):
     """
 
     name: ClassVar[str]
+    sections: ClassVar[tuple[str, ...]]
+    paths: ClassVar[tuple[str, ...]] = ("output_dir", "cache_dir", "init_from")
+    run_settings: ClassVar[type] = RunSettings
     layer_class: ClassVar[type[nn.Module]] = LookupRobertaLayer
     tokenizer: PreTrainedTokenizerBase
     tokens_per_step: float
@@ -58,6 +65,15 @@ class Objective(ABC):
         """
         self.config = config
 
+    @classmethod
+    @abstractmethod
+    def check(cls, config: Mapping[str, Any]) -> None:
+        """Refuses values of ``sections`` before any data is read.
+
+        Raises:
+            UserError: a value that cannot be.
+        """
+
     @abstractmethod
     def prepare(self, folder: Path) -> None:
         """Reads or prepares the data, on every process.
@@ -68,6 +84,9 @@ class Objective(ABC):
         Raises:
             UserError: anything wrong with the data.
         """
+
+    def write_files(self, folder: Path) -> None:  # noqa: B027
+        """Writes what else of the data a run folder is to hold, on the main process; nothing by default."""
 
     @abstractmethod
     def fingerprints(self) -> dict[str, str]:

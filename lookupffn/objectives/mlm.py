@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,22 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from lookupffn.config.sections import evaluation_settings, training_settings
+from lookupffn.config.sections import TOKENIZERS, evaluation_settings, read_choice, training_settings
 from lookupffn.data import MaskedBatch, Masker, PreparedData, prepare_data, training_batches
 from lookupffn.distributed.processes import sum_over
 from lookupffn.models import LookupRobertaForMaskedLM, build_model_config
 from lookupffn.models.loading import check_vocabulary, load_model
 from lookupffn.objectives.base import Objective, model_costs
+from lookupffn.objectives.checks import check_data, check_model
 from lookupffn.objectives.perplexity import (
     evaluate_mlm,
+    perplexity,
     unigram_log_probabilities,
-    unigram_perplexity,
+    unigram_loss,
     validation_sequences,
 )
 from lookupffn.objectives.pretrained import check_tokenizer, own_tokenizer, starting_model
+from lookupffn.runs.token_counts import write_token_counts
 from lookupffn.storage import cache_root
 
 # nats below the unigram loss at which a model has left the plateau that masked language modelling starts on
@@ -33,11 +36,20 @@ class MaskedLanguageModelling(Objective):
     """Predict the tokens that were masked; the bar is the unigram distribution of the training text."""
 
     name = "masked language modelling"
+    sections = ("ffn", "model", "data", "tokenizer", "evaluation")
 
     def __init__(self, config: dict[str, Any]) -> None:
         """See ``Objective``; a model that `init_from` names decides the sections ffn, model and tokenizer."""
         super().__init__(config)
         self._init = starting_model(config)
+
+    @classmethod
+    def check(cls, config: Mapping[str, Any]) -> None:
+        """See ``Objective``."""
+        check_model(config["model"], config["ffn"])
+        check_data(config["data"], config["model"]["max_positions"])
+        read_choice("tokenizer", config["tokenizer"], TOKENIZERS)
+        evaluation_settings(config["evaluation"])
 
     def prepare(self, folder: Path) -> None:
         """See ``Objective``."""
@@ -53,10 +65,11 @@ class MaskedLanguageModelling(Objective):
         self.tokenizer = data.tokenizer
         self.tokens_per_step = self._settings.batch_size * data.train.sequence_length
         self.steps_per_epoch = len(data.train) / self._settings.batch_size
-        self._unigram = unigram_perplexity(
-            data.token_counts, data.validation, self._masker,
-            data_fingerprint=data.data_fingerprint, max_tokens=self._max_tokens,
-        )  # fmt: skip
+        self._unigram_loss = unigram_loss(data.token_counts, data.validation_counts)
+
+    def write_files(self, folder: Path) -> None:
+        """See ``Objective``; the token counts, so that an evaluation on other text has a bar."""
+        write_token_counts(folder, self._data.token_counts.tolist())
 
     def fingerprints(self) -> dict[str, str]:
         """See ``Objective``."""
@@ -83,13 +96,12 @@ class MaskedLanguageModelling(Objective):
 
     def costs(self, model: LookupRobertaForMaskedLM) -> dict[str, Any]:
         """See ``Objective``."""
-        length = self._data.train.sequence_length
-        return model_costs(model, model.cost(length, self._masked / length))
+        return mlm_costs(model, self._masker, self._data.train.sequence_length)
 
     @property
     def bar(self) -> str:
         """See ``Objective``."""
-        return f"unigram perplexity {self._unigram.perplexity:.1f}"
+        return f"unigram perplexity {perplexity(self._unigram_loss):.1f}"
 
     def tokens(self, steps: int) -> int:
         """See ``Objective``."""
@@ -134,7 +146,7 @@ class MaskedLanguageModelling(Objective):
 
     def record(self) -> dict[str, Any]:
         """See ``Objective``."""
-        return {"unigram_perplexity": self._unigram.perplexity}
+        return {"unigram_perplexity": perplexity(self._unigram_loss)}
 
     def summary(self, score: dict[str, Any], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """See ``Objective``."""
@@ -143,10 +155,10 @@ class MaskedLanguageModelling(Objective):
         return {
             "data": self.config["data"]["name"],
             **{key: score[key] for key in ("validation_loss", "validation_perplexity")},
-            "unigram_loss": self._unigram.loss,
-            "unigram_perplexity": self._unigram.perplexity,
+            "unigram_loss": self._unigram_loss,
+            "unigram_perplexity": perplexity(self._unigram_loss),
             "masked_validation_tokens": len(scored) * self._masked,
-            "plateau_exit_step": plateau_exit_step(lines, self._unigram.loss),
+            "plateau_exit_step": plateau_exit_step(lines, self._unigram_loss),
         }
 
 
@@ -154,6 +166,12 @@ def build_masker(data: PreparedData, mask_rate: float) -> Masker:
     """The masker of a tokenizer."""
     tokenizer = data.tokenizer
     return Masker(len(tokenizer), tokenizer.mask_token_id, tokenizer.all_special_ids, mask_rate)
+
+
+def mlm_costs(model: LookupRobertaForMaskedLM, masker: Masker, sequence_length: int) -> dict[str, Any]:
+    """``model_costs`` with the LM head on the masked positions of sequences of a length."""
+    masked = masker.masked_per_sequence(sequence_length)
+    return model_costs(model, model.cost(sequence_length, masked / sequence_length))
 
 
 def plateau_exit_step(lines: Sequence[dict[str, Any]], unigram_loss: float) -> int | None:

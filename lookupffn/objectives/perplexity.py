@@ -23,8 +23,6 @@ from tqdm import tqdm
 from lookupffn.errors import UserError
 from lookupffn.objectives.base import EvaluationStopped, full_precision
 
-_UNIGRAM_BATCH = 1024
-
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -79,8 +77,7 @@ def evaluate_mlm(
         data_fingerprint: hex; fixes the masks.
         batch_size: sequences in a forward pass.
         max_tokens: see ``validation_sequences``.
-        rank: this process.
-        world_size: how many processes share the work.
+        rank, world_size: this process, and how many share the work.
         reduce: sums a float64 tensor [2] over all processes; needed with more than one.
         stop: asked before each batch whether to give up; must answer all processes the same.
         progress: show a progress bar.
@@ -123,9 +120,12 @@ def evaluate_mlm(
     if not tokens:
         raise UserError("the validation split has no masked tokens to score")
     loss = loss_sum / tokens
-    # math.exp overflows where a diverged model's perplexity is simply infinite
-    perplexity = math.exp(loss) if loss < 700 else math.inf
-    return EvaluationResult(loss, perplexity, int(tokens), len(chosen))
+    return EvaluationResult(loss, perplexity(loss), int(tokens), len(chosen))
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where a diverged model's is too large for a float."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def unigram_log_probabilities(token_counts: np.ndarray) -> np.ndarray:
@@ -134,35 +134,22 @@ def unigram_log_probabilities(token_counts: np.ndarray) -> np.ndarray:
     return np.log(counts) - np.log(counts.sum())
 
 
-def unigram_perplexity(
-    token_counts: np.ndarray,
-    packed: Any,
-    masker: Callable[..., Any],
-    *,
-    data_fingerprint: str,
-    max_tokens: int | None,
-) -> EvaluationResult:
-    """Scores the training frequencies on the same masked tokens: the bar that any model must beat.
+def unigram_loss(token_counts: np.ndarray, validation_counts: np.ndarray) -> float:
+    """Mean loss, in nats, of predicting every token of the validation split by its frequency in the training text.
+
+    The bar that any model must beat. It is a property of the two texts: neither masks nor the part of the split that a
+    validation scores change it, and a masked token is any token that is not special.
 
     Args:
-        token_counts: [V], how often each token stands in the training split, special tokens (which are never masked)
-            at zero; one is added to each.
-        packed: as for ``evaluate_mlm``.
-        masker: as for ``evaluate_mlm``.
-        data_fingerprint: as for ``evaluate_mlm``.
-        max_tokens: as for ``evaluate_mlm``.
+        token_counts: [V], of the training text, special tokens at zero; one is added to each.
+        validation_counts: [V], of the whole validation split, likewise.
+
+    Raises:
+        UserError: the split has no tokens.
     """
-    losses = -unigram_log_probabilities(token_counts)
-    chosen = validation_sequences(len(packed), packed.sequence_length, max_tokens)
-    total, tokens = 0.0, 0
-    for start in range(0, len(chosen), _UNIGRAM_BATCH):
-        labels = _masked(packed, masker, chosen[start : start + _UNIGRAM_BATCH], data_fingerprint).labels.numpy()
-        total += float(losses[labels].sum())
-        tokens += labels.size
-    if not tokens:
-        raise UserError("the validation split has no masked tokens to score")
-    loss = total / tokens
-    return EvaluationResult(loss, math.exp(loss), tokens, len(chosen))
+    if not validation_counts.sum():
+        raise UserError("the validation split has no tokens to score")
+    return float(-(validation_counts * unigram_log_probabilities(token_counts)).sum() / validation_counts.sum())
 
 
 def _masked(packed: Any, masker: Callable[..., Any], ids: np.ndarray, data_fingerprint: str) -> Any:

@@ -22,6 +22,7 @@ from lookupffn.runs.names import (
     MODEL,
     NOT_IN_NAME,
     SUMMARY,
+    TOKEN_COUNTS,
     default_name,
     member_folder,
 )
@@ -39,6 +40,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        fresh: whether this process began the run.
     """
 
     def __init__(self, path: Path, held: Lock, *, fresh: bool) -> None:
@@ -46,16 +48,21 @@ class RunFolder:
         Args:
             path: the folder.
             held: its lock.
-            fresh: whether this process began the run.
+            fresh: see the class.
         """
         self.path = path
         self._lock = held
-        self._fresh = fresh
+        self.fresh = fresh
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Writes config.yaml: at once for a new run, and for one that resumes when nothing can refuse it any more."""
+        write_atomically(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def release(self) -> None:
         """Releases the folder, and removes it where a run was refused before it wrote anything."""
-        if self._fresh and {entry.name for entry in self.path.iterdir()} <= {CONFIG, LOCK}:
-            (self.path / CONFIG).unlink(missing_ok=True)
+        if self.fresh and {entry.name for entry in self.path.iterdir()} <= {CONFIG, TOKEN_COUNTS, LOCK}:
+            for name in (TOKEN_COUNTS, CONFIG):
+                (self.path / name).unlink(missing_ok=True)
         unlock(self._lock)
 
 
@@ -136,19 +143,20 @@ def _can_go_on(path: Path, config: dict[str, Any]) -> bool:
 
 
 def _claim(path: Path, held: Lock, config: dict[str, Any]) -> RunFolder:
-    fresh = not (path / CONFIG).exists()
-    try:
-        write_atomically(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    except BaseException:
-        unlock(held)
-        raise
-    return RunFolder(path, held, fresh=fresh)
+    folder = RunFolder(path, held, fresh=not (path / CONFIG).exists())
+    if folder.fresh:
+        try:
+            folder.write_config(config)
+        except BaseException:
+            unlock(held)
+            raise
+    return folder
 
 
 def _clear(path: Path) -> None:
     """Removes a run: summary.json first so that an interruption leaves nothing that looks finished, and config.yaml
     last so that what it leaves still is a run."""
-    for name in (SUMMARY, METRICS, CHECKPOINTS, MODEL, "trackio", "wandb", CONFIG):
+    for name in (SUMMARY, METRICS, CHECKPOINTS, MODEL, TOKEN_COUNTS, "trackio", "wandb", CONFIG):
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -21,11 +21,13 @@ class ModelSource:
         folder: the HuggingFace folder.
         run_config: config.yaml of the run it belongs to; None for a folder that belongs to no run.
         record: what the run noted beside it (summary.json or checkpoint.json); empty where it noted nothing.
+        run: the run's folder; None as for ``run_config``.
     """
 
     folder: Path
     run_config: dict[str, Any] | None
     record: dict[str, Any]
+    run: Path | None = None
 
 
 def find_model(path: str | Path) -> ModelSource:
@@ -40,11 +42,11 @@ def find_model(path: str | Path) -> ModelSource:
     if (path / CONFIG).exists() or (path / CHECKPOINTS).is_dir():
         run_config = read_config(path)
         if (path / SUMMARY).exists():
-            return ModelSource(path / MODEL, run_config, finished_record(path))
+            return ModelSource(path / MODEL, run_config, finished_record(path), path)
         newest = newest_checkpoint(path / CHECKPOINTS)
         if newest is None:
             raise UserError(f"{path} has no checkpoint yet: wait for its first, or give another folder")
-        return ModelSource(newest[0], run_config, newest[1])
+        return ModelSource(newest[0], run_config, newest[1], path)
     if not (path / "config.json").exists():
         raise UserError(f"{path} is neither a run folder (no {CONFIG}) nor a model folder (no config.json)")
     if (path / METADATA_FILE).exists():
@@ -52,7 +54,9 @@ def find_model(path: str | Path) -> ModelSource:
     else:
         run = path.resolve().parent
         record = finished_record(run) if path.name == MODEL and (run / SUMMARY).exists() else {}
-    return ModelSource(path, read_config(run) if record and (run / CONFIG).exists() else None, record)
+    if not record or not (run / CONFIG).exists():
+        return ModelSource(path, None, record)
+    return ModelSource(path, read_config(run), record, run)
 
 
 def finished_record(run: Path) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Names in and of a run folder.
 
-config.yaml      the resolved config, written first
-metrics.jsonl    one line per logged step
-checkpoints/     see checkpoint.py
-model/           HuggingFace format, written when training is done
-summary.json     written last: a folder that has one is finished
+config.yaml        the resolved config, written first
+metrics.jsonl      one line per logged step
+checkpoints/       see checkpoint.py
+model/             HuggingFace format, written when training is done
+token_counts.json  how often each token occurs in the training text
+summary.json       written last: a folder that has one is finished
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 SUMMARY = "summary.json"
+TOKEN_COUNTS = "token_counts.json"
 LOCK = ".lock"
 # folders of a run that hold no other runs
 INNER_FOLDERS = (CHECKPOINTS, MODEL, "wandb", "trackio")

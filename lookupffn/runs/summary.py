@@ -39,6 +39,8 @@ def run_summary(
         "steps": record["step"],
         "tokens": tokens,
         "budget": {"unit": budget.unit, "amount": budget.amount},
+        # where a session resumed the run with another budget
+        **({"budgets": record["budgets"]} if len(record["budgets"]) > 1 else {}),
         **results,
         "best": record["best"],
         "statistics": dict(statistics),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -22,6 +23,8 @@ from lookupffn.training.failures import advice, failure
 from lookupffn.training.setup import resolve
 from lookupffn.training.trainer import Trainer
 
+logger = logging.getLogger(__name__)
+
 
 def train(cfg: DictConfig, objective_class: type[Objective], *, sweep_member: bool = False) -> dict[str, Any] | None:
     """Trains one model and leaves its run folder.
@@ -40,9 +43,9 @@ def train(cfg: DictConfig, objective_class: type[Objective], *, sweep_member: bo
         Interrupted: SIGINT or SIGTERM; the run resumes when it is started again.
     """
     started = time.perf_counter()
-    config = resolve(cfg)
+    config = resolve(cfg, objective_class)
     objective = objective_class(config)
-    settings = check_config(config)
+    settings = check_config(config, objective_class)
     accelerator = start_accelerator(settings.precision, settings.gradient_accumulation_steps)
     training_settings(config["training"], accelerator.num_processes)
 
@@ -50,9 +53,13 @@ def train(cfg: DictConfig, objective_class: type[Objective], *, sweep_member: bo
     path = broadcast(accelerator, None if folder is None else folder.path)
     if path is None:
         return on_main(accelerator, lambda: read_summary(member_folder(config)))
+    logger.info("run folder: %s", path)
     try:
         with handling():
-            return Trainer(path, objective, settings, accelerator, started, sweep_member=sweep_member).run()
+            trainer = Trainer(path, objective, settings, accelerator, started, sweep_member=sweep_member)
+            if folder is not None:
+                folder.write_config(config)
+            return trainer.run()
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}{advice(what_is_kept(path / CHECKPOINTS))}") from None
     except Interrupted as stop:

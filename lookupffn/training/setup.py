@@ -9,28 +9,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from lookupffn.config.paths import absolute, absolute_paths, path_text
 from lookupffn.errors import UserError
+from lookupffn.objectives import Objective
 
-# settings that name a file or folder
-_PATHS = ("output_dir", "cache_dir", "init_from")
+_SECTIONS = ("optimizer", "training", "tracker")
 
 
-def resolve(cfg: DictConfig) -> dict[str, Any]:
+def resolve(cfg: DictConfig, objective_class: type[Objective]) -> dict[str, Any]:
     """The config as plain values, with paths that hold from any folder.
 
     Raises:
         UserError: a section is missing, or a path is something else.
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for section in ("ffn", "model", "data", "tokenizer", "optimizer", "training", "tracker", "evaluation"):
+    for section in (*objective_class.sections, *_SECTIONS):
         if not isinstance(config.get(section), dict):
             raise UserError(f"the config has no {section}: choose one, as in {section}=<name>")
-    for name in ("seed", "overwrite", *_PATHS):
+    for name in ("seed", "overwrite", *objective_class.paths):
         if name not in config:
-            raise UserError(f"the config has no {name}, which configs/train.yaml gives")
-    for name in _PATHS:
+            raise UserError(f"the config has no {name}, which the file of this command in configs/ gives")
+    for name in objective_class.paths:
         config[name] = path_text(name, config[name])
-    absolute_paths(config["data"])
-    tokenizer_path = config["tokenizer"].get("path")
+    if "data" in config:
+        absolute_paths(config["data"])
+    tokenizer_path = config.get("tokenizer", {}).get("path")
     # a folder, or else a name on the hub
     if tokenizer_path and Path(str(tokenizer_path)).expanduser().is_dir():
         config["tokenizer"]["path"] = absolute(tokenizer_path)

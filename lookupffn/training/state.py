@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from lookupffn.config.sections import Budget
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import newest_checkpoint, remove_partial
 from lookupffn.runs.names import CHECKPOINTS
@@ -30,6 +31,8 @@ class TrainState:
         training_s: seconds in training steps.
         aside_s: seconds in validations and checkpoints, by name.
         wall_clock_s: seconds in all, over all sessions.
+        budgets: what the run was to train for, as {"unit", "amount", "from_step"}; another one for each session that
+            resumed it with another budget.
     """
 
     step: int = 0
@@ -43,6 +46,7 @@ class TrainState:
     training_s: float = 0.0
     aside_s: dict[str, float] = field(default_factory=dict)
     wall_clock_s: float = 0.0
+    budgets: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -52,6 +56,26 @@ class TrainState:
     def record(self) -> dict[str, Any]:
         """The fields by name."""
         return asdict(self)
+
+    def set_budget(self, budget: Budget, *, exceeded: bool) -> None:
+        """Notes what this session trains for.
+
+        Args:
+            budget: of the session.
+            exceeded: whether the run has trained for longer already.
+
+        Raises:
+            UserError: it has, and the budget is not the one it trained for.
+        """
+        unit, amount = budget.unit, budget.amount
+        same = bool(self.budgets) and (self.budgets[-1]["unit"], self.budgets[-1]["amount"]) == (unit, amount)
+        if exceeded and not same:
+            raise UserError(
+                f"the run has trained for more than training.max_{unit}={amount:g} already ({self.step} steps, "
+                f"{self.tokens} tokens, {self.training_s / 60:.1f} minutes): give a larger budget or another output_dir"
+            )
+        if not same:
+            self.budgets.append({"unit": unit, "amount": amount, "from_step": self.step})
 
     def mean_loss(self) -> float:
         """Of ``recent_losses``; NaN where there are none."""

@@ -78,9 +78,9 @@ class Trainer:
         self.main = accelerator.is_main_process
         # now: the files may have changed by the end
         self.surroundings = surroundings(accelerator.device) | processes(accelerator)
-        logger.info("run folder: %s", path)
         objective.prepare(path)
         found = on_main(accelerator, lambda: resume_point(path, objective.fingerprints()))
+        on_main(accelerator, lambda: objective.write_files(path))
         self.resumed_from, record = broadcast(accelerator, found)
         self.state = TrainState.from_record(record)
         self._set_up_model()
@@ -115,16 +115,17 @@ class Trainer:
             logger.info("resuming from step %d (%s)", self.state.step, self.resumed_from)
 
     def _set_up_budget(self, started: float) -> None:
-        state, objective = self.state, self.objective
+        state = self.state
         if state.training_flops_per_token is None:
             state.training_flops_per_token = training_flops_per_token(self.costs)
-        self.total_steps = self.settings.budget.steps(objective.tokens_per_step, state.training_flops_per_token)
+        self.total_steps = self.settings.budget.steps(self.objective.tokens_per_step, state.training_flops_per_token)
         self.clock = Clock(state.training_s, state.aside_s)
-        # so that the wall clock counts earlier sessions too
-        self._wall_start = started - state.wall_clock_s
+        self._wall_start = started - state.wall_clock_s  # counts earlier sessions too
         self.first_step = self._logged_step = state.step
         self._logged_s = self.clock.seconds()
         self._look_at_budget()
+        exceeded = self.done if self.total_steps is None else state.step > self.total_steps
+        state.set_budget(self.settings.budget, exceeded=exceeded)
 
     def _set_up_batches(self, sweep_member: bool) -> None:
         state, settings, accelerator = self.state, self.settings, self.accelerator
@@ -293,7 +294,6 @@ class Trainer:
             logger.info("step %d: %s", line["step"], self.objective.describe(line))
 
     def _record(self) -> dict[str, Any]:
-        """The state as it is now, times included."""
         self.state.training_s, self.state.aside_s = self.clock.seconds(), dict(self.clock.aside)
         self.state.wall_clock_s = time.perf_counter() - self._wall_start
         return self.state.record()
@@ -327,7 +327,7 @@ class Trainer:
 
     def finish(self) -> dict[str, Any] | None:
         """Writes model/ and tells the tracker; the summary, on the main process only."""
-        # a budget that a resumed run has already used up leaves nothing to train, but something to score
+        # a run that was stopped between its last step and its summary has nothing to train, but something to score
         last = self.lines[-1] if self.main and self.lines and self.lines[-1]["step"] == self.state.step else {}
         scored = broadcast(self.accelerator, "validation_loss" in last)
         score = last if scored else self.validate(final=True)

@@ -63,20 +63,34 @@ def test_other_files_and_other_lengths(
     tiny: Workspace, run: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     text = tmp_path / "other.txt"
-    text.write_text("abc dea bcd " * 400)
+    text.write_text("abc dea bcd " * 2000)
     model = shutil.copytree(run / "model", tmp_path / "model")  # belongs to no run
     with pytest.raises(UserError, match="belongs to no run, so say what to score it on: data="):
         evaluate(tiny, f"checkpoint={model}")
     result = evaluate(
         tiny, f"checkpoint={model}", "data=text", f"data.validation_files={text}", "model.sequence_length=16"
     )
-    assert (result["sequence_length"], result["unigram_perplexity"]) == (16, None)
+    assert (result["sequence_length"], result["unigram_of"]) == (16, "the scored text")
     assert not result["sequence_length_assumed"] and "assumed" not in capsys.readouterr().out
     result = evaluate(tiny, f"checkpoint={model}", "data=text", f"data.validation_files={text}")
     assert (result["sequence_length"], result["sequence_length_assumed"]) == (128, True)
     assert "128 (assumed" in capsys.readouterr().out
     result = evaluate(tiny, f"checkpoint={copy}", "data=text", f"data.validation_files={text}")
-    assert (result["sequence_length"], result["unigram_perplexity"]) == (32, None)
+    assert (result["sequence_length"], result["unigram_of"]) == (32, "the training text")
+    # all of it, though the run scored 1,024 tokens of its own text
+    assert result["validation_tokens"] == result["split_tokens"] > 1024
+    part = evaluate(
+        tiny, f"checkpoint={copy}", "data=text", f"data.validation_files={text}", "evaluation.max_tokens=320"
+    )
+    assert (part["validation_tokens"], part["split_tokens"]) == (320, result["split_tokens"])
+    assert part["unigram_perplexity"] == result["unigram_perplexity"] > result["validation_perplexity"] / 10
+    own = evaluate(tiny, f"checkpoint={copy}")
+    assert own["validation_tokens"] == 1024 < own["split_tokens"]
+    (copy / "token_counts.json").write_text('{"counts": [1, 2]}')
+    with pytest.raises(UserError, match="does not hold the counts of 300 tokens"):
+        evaluate(tiny, f"checkpoint={copy}")
+    (copy / "token_counts.json").unlink()  # as a run of an earlier version
+    assert evaluate(tiny, f"checkpoint={copy}")["unigram_of"] == "the scored text"
     with pytest.raises(UserError, match="longer than the model's positions"):
         evaluate(tiny, f"checkpoint={copy}", "model.sequence_length=1024")
 
@@ -88,7 +102,7 @@ def test_changed_text_is_noted(tiny: Workspace, tmp_path: Path, caplog: pytest.L
     text.write_text(text.read_text()[: len(text.read_text()) // 2])
     with caplog.at_level(logging.WARNING):
         result = evaluate(tiny, f"checkpoint={tmp_path}/run")
-    assert "not what the run was scored on" in caplog.text and result["unigram_perplexity"] is None
+    assert "not what the run was scored on" in caplog.text and result["unigram_of"] == "the training text"
 
 
 def test_nothing_to_score(tiny: Workspace, tmp_path: Path):

@@ -60,7 +60,10 @@ def test_explicit_folder_resumes_what_is_the_same_run():
     folder.release()
     longer = config(output_dir="x", cache_dir="elsewhere")
     longer["training"] |= {"max_steps": 3000, "log_every": 7}
-    open_run_folder(longer).release()
+    resumed = open_run_folder(longer)
+    assert read_config(Path("x"))["training"]["max_steps"] == 1500  # something may still refuse it
+    resumed.write_config(longer)
+    resumed.release()
     assert read_config(Path("x"))["training"]["max_steps"] == 3000
     other = config(output_dir="x", seed=5)
     other["ffn"]["num_tables"] = 8

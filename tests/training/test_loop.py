@@ -34,7 +34,8 @@ HARD = ("model.hidden_dropout_prob=0.1", "model.attention_probs_dropout_prob=0.1
 KEYS = """ffn ffn_options seed steps tokens validation_loss validation_perplexity unigram_perplexity ffn_flops_per_token
     model_flops_per_token training_flops plateau_exit_step ffn_parameters parameters wall_clock_s tokens_per_s device
     data_fingerprint tokenizer_fingerprint git_commit versions ffn_flops_per_token_per_layer gemm_ffn_flops_per_token
-    masked_validation_tokens budget environment distributed ffn_parameter_roles device_name threads ffn_parameters_touched parameters_touched"""
+    masked_validation_tokens budget environment distributed
+    ffn_parameter_roles device_name threads ffn_parameters_touched parameters_touched"""
 
 
 class Killed(BaseException):
@@ -63,7 +64,7 @@ def test_what_a_run_leaves(tiny: Workspace, tmp_path: Path, capsys: pytest.Captu
     folder = tmp_path / "run"
     summary = tiny.train(f"output_dir={folder}")
     assert sorted(p.name for p in folder.iterdir()) == [
-        "checkpoints", "config.yaml", "metrics.jsonl", "model", "summary.json",
+        "checkpoints", "config.yaml", "metrics.jsonl", "model", "summary.json", "token_counts.json",
     ]  # fmt: skip
     assert json.loads((folder / "summary.json").read_text()) == summary
     for key in KEYS.split():
@@ -153,7 +154,22 @@ def test_longer_budget_goes_on_and_other_settings_are_refused(
     killed_run(tiny, monkeypatch, 4, f"output_dir={folder}")
     with pytest.raises(UserError, match=r"optimizer\.lr"):
         tiny.train(f"output_dir={folder}", "optimizer.lr=1")
-    assert tiny.train(f"output_dir={folder}", "training.max_steps=8")["steps"] == 8
+    summary = tiny.train(f"output_dir={folder}", "training.max_steps=8")
+    assert summary["steps"] == 8 and summary["budget"] == {"unit": "steps", "amount": 8}
+    assert [(budget["amount"], budget["from_step"]) for budget in summary["budgets"]] == [(6, 0), (8, 3)]
+
+
+@pytest.mark.parametrize("smaller", ["training.max_steps=2", "training.max_tokens=512", "training.max_minutes=1e-9"])
+def test_a_budget_that_the_run_has_exceeded_is_refused(
+    smaller: str, tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "run"
+    killed_run(tiny, monkeypatch, 4, f"output_dir={folder}")
+    before = (folder / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"the run has trained for more than training.max_\w+=\S+ already \(3 steps"):
+        tiny.train(f"output_dir={folder}", smaller)
+    assert (folder / "config.yaml").read_bytes() == before and not (folder / "summary.json").exists()
+    assert "budgets" not in tiny.train(f"output_dir={folder}")
 
 
 def test_changed_corpus_is_not_mixed_into_a_run(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -304,10 +320,20 @@ def test_init_from_a_stock_model(tiny: Workspace, tmp_path: Path):
 
 
 def test_output_bias_starts_at_the_unigram(tiny: Workspace, tmp_path: Path):
-    still = ("training.max_steps=1", "optimizer.lr=1e-30", "optimizer.weight_decay=0")
+    still = ("training.max_steps=1", "optimizer.lr=1e-30", "optimizer.weight_decay=0",
+             "evaluation.max_tokens=null")  # fmt: skip
     unigram = tiny.train(f"output_dir={tmp_path}/unigram", *still)
     zeros = tiny.train(f"output_dir={tmp_path}/zeros", "model.output_bias_init=zeros", *still)
     assert unigram["validation_loss"] == pytest.approx(unigram["unigram_loss"], abs=0.1)
     assert zeros["validation_loss"] == pytest.approx(math.log(300), abs=0.1)
     with pytest.raises(UserError, match="did you mean 'unigram'"):
         tiny.train("model.output_bias_init=unigrams")
+
+
+def test_the_unigram_bar_is_a_property_of_the_split(tiny: Workspace, tmp_path: Path):
+    found = [
+        tiny.train(f"output_dir={tmp_path}/{tokens}", "training.max_steps=1", f"evaluation.max_tokens={tokens}")
+        for tokens in (64, 1024, "null")
+    ]
+    assert len({summary["unigram_perplexity"] for summary in found}) == 1
+    assert found[0]["masked_validation_tokens"] == 2 * 5 < found[1]["masked_validation_tokens"]
