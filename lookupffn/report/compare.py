@@ -4,6 +4,7 @@ comparison/                    with one group of comparable runs; with several, 
   table.md, table.csv
   perplexity-flops.png, .svg, .pdf and the other plots
   horizons/                    where groups differ in nothing but their tokens
+  downstream/                  where there are fine-tuning runs
   comparison.json              which runs are in it, what was left out, and which files belong to it
 """
 
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from lookupffn.errors import UserError, unknown_name
-from lookupffn.report import horizons
+from lookupffn.report import downstream_tables, horizons
 from lookupffn.report.comparison import Comparison, compare
+from lookupffn.report.downstream import Score, scores
+from lookupffn.report.fine_tuned import read_fine_tuned
 from lookupffn.report.groups import Group, comparable_groups, differences, require_one_group
 from lookupffn.report.inference_times import InferenceTimes, read_times
 from lookupffn.report.runs import LeftOut, find_runs
@@ -40,11 +43,13 @@ class Report:
     Attributes:
         comparisons: a group each.
         ladders: what groups say together that differ in their tokens alone.
+        scores: of fine-tuning runs.
         left_out: folders that are in no comparison.
     """
 
     comparisons: tuple[Comparison, ...]
     ladders: tuple[horizons.Ladder, ...]
+    scores: tuple[Score, ...]
     left_out: tuple[LeftOut, ...]
 
     @property
@@ -116,8 +121,10 @@ def read_report(
         require_one_group(groups)
     measured = None if latency is None else read_times(latency)
     comparisons = tuple(compare(group, measured, projected, sort=sort) for group in groups)
-    left_out = sorted([*found.left_out, *repeats], key=lambda left: str(left.path))
-    return Report(comparisons, tuple(horizons.ladders(comparisons)), tuple(left_out))
+    tuned, unreadable = read_fine_tuned(found.fine_tuned, found.runs)
+    scored, repeated = scores(tuned, measured)
+    left_out = sorted([*found.left_out, *repeats, *unreadable, *repeated], key=lambda left: str(left.path))
+    return Report(comparisons, tuple(horizons.ladders(comparisons)), tuple(scored), tuple(left_out))
 
 
 def default_output(paths: Sequence[Path]) -> Path:
@@ -154,6 +161,9 @@ def tables(report: Report) -> dict[str, str]:
     for name, ladder in _named_ladders(report).items():
         texts[f"{name}/table.md"] = horizons.markdown(ladder)
         texts[f"{name}/table.csv"] = horizons.csv_text(ladder)
+    if report.scores:
+        texts["downstream/table.md"] = downstream_tables.markdown(report.scores, report.left_out)
+        texts["downstream/table.csv"] = downstream_tables.csv_text(report.scores)
     return texts
 
 
@@ -204,7 +214,7 @@ def _write(folder: Path, report: Report, swept: Sequence[str], plots: bool) -> N
 
 def _draw(folder: Path, report: Report, swept: Sequence[str]) -> list[str]:
     # matplotlib takes a second, which a refused command need not wait for
-    from lookupffn.report.plots import draw, draw_ladder
+    from lookupffn.report.plots import draw, draw_ladder, draw_scores
 
     files = []
     for comparison in report.comparisons:
@@ -212,6 +222,8 @@ def _draw(folder: Path, report: Report, swept: Sequence[str]) -> list[str]:
         files += [(Path(name) / file).as_posix() for file in draw(comparison, folder / name, swept)]
     for name, drawn in _named_ladders(report).items():
         files += [f"{name}/{file}" for file in draw_ladder(drawn, folder / name)]
+    if report.scores:
+        files += [f"downstream/{file}" for file in draw_scores(report.scores, folder / "downstream")]
     return files
 
 
@@ -248,6 +260,8 @@ def _told(output: Path, report: Report) -> str:
         text += "".join(f"warning: {warning}\n" for warning in comparison.warnings)
     for name in _named_ladders(report):
         text += f"\nhorizons together: {output / name}\n"
+    if report.scores:
+        text += f"\ndownstream scores: {output / 'downstream'}\n{downstream_tables.overview(report.scores)}"
     if report.left_out:
         text += "\nleft out:\n" + "".join(f"  {left.path}: {left.why}\n" for left in report.left_out)
     return text.lstrip("\n")

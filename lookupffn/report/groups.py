@@ -91,7 +91,7 @@ def comparable_groups(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
 def differences(groups: Sequence[Group]) -> str:
     """In what groups differ: "model.hidden_size (128; 256), tokens (6,144,000; 8,003,584)"."""
     found = []
-    for key in _differing([group.conditions for group in groups]):
+    for key in differing([group.conditions for group in groups]):
         values = {group.conditions.get(key) for group in groups}
         numbers = sorted(value for value in values if is_number(value))
         texts = sorted(show(value) for value in values if not is_number(value))
@@ -137,22 +137,22 @@ def _variants(runs: list[Run]) -> tuple[list[Variant], list[LeftOut]]:
             if first is not run:
                 left_out.append(LeftOut(run.path, f"repeats seed {run.seed} of {first.path}"))
         ffn, settings = same[0].ffn, same[0].settings
-        label = _label(ffn, settings, by_ffn[ffn])
+        label = label_of(ffn, settings, by_ffn[ffn])
         variants.append(Variant(ffn, label, settings, tuple(seeds[seed] for seed in sorted(seeds))))
     return sorted(variants, key=lambda variant: variant.label), left_out
 
 
-def _label(ffn: str, settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+def label_of(ffn: str, settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     """lookup, num_tables 32, lr 0.004."""
     # options of the feed-forward first, then the optimizer's, then those of training
-    told = sorted((key for key in _differing(others) if key in settings), key=lambda key: key.partition(".")[0])
+    told = sorted((key for key in differing(others) if key in settings), key=lambda key: key.partition(".")[0])
     names = [key.rpartition(".")[2] for key in told]
     # an option of the feed-forward may be called like one of the optimizer
     shown = [key if names.count(name) > 1 else name for key, name in zip(told, names, strict=True)]
     return ", ".join([ffn, *(f"{name} {show(settings[key])}" for name, key in zip(shown, told, strict=True))])
 
 
-def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys whose values are not the same in all mappings, in the order they first appear."""
     keys = dict.fromkeys(key for mapping in mappings for key in mapping)
     return [key for key in keys if len({mapping.get(key) for mapping in mappings}) > 1]
@@ -184,7 +184,7 @@ def _names(members: Mapping[Any, list[Run]]) -> list[str]:
         f"{same[0].summary['model']}-{same[0].summary['data']}-{short_number(key['tokens'])}-tokens"
         for key, same in zip(keys, members.values(), strict=True)
     ]
-    for condition in sorted(set(_differing(keys)) - {"tokens"}):
+    for condition in sorted(set(differing(keys)) - {"tokens"}):
         if len(set(names)) == len(names):
             break
         longer = []

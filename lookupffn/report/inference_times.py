@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lookupffn.errors import UserError
+from lookupffn.report.fine_tuned import FineTuned
 from lookupffn.report.runs import Run, flat, is_number, stated
 from lookupffn.storage import read_json
 
@@ -48,12 +49,12 @@ class InferenceTimes:
     projected: bool
     by_identity: Mapping[Hashable, InferenceTime]
 
-    def of(self, run: Run) -> InferenceTime | None:
+    def of(self, run: Run | FineTuned) -> InferenceTime | None:
         """The time of a run's feed-forward; None where there is none."""
         return self.by_identity.get(_key(identity(run)))
 
 
-def identity(run: Run) -> dict[str, Any]:
+def identity(run: Run | FineTuned) -> dict[str, Any]:
     """What decides how long a run's feed-forward takes: name, options, sizes, layers.
 
     The model's intermediate size belongs to it because it is that of the GEMM beside which one measures.

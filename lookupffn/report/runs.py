@@ -217,7 +217,7 @@ def read_run(folder: Path, summary: Mapping[str, Any] | None = None) -> Run:
 
 def optimizer_settings(summary: Mapping[str, Any], optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """Without the optimizer's name, and without rates and decay of what the feed-forward does not have."""
-    roles = summary.get("parameter_roles")
+    roles = summary.get("ffn_parameter_roles")
     if not isinstance(roles, list | dict):
         roles = _ROLES_OF_OLDER_RUNS.get(summary["ffn"], _ROLES)
     absent = tuple(f"{role}_" for role in _ROLES if role not in roles)

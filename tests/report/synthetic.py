@@ -105,6 +105,47 @@ def write_run(
     return folder
 
 
+def write_tuned(
+    folder: Path,
+    ffn: str = "lookup",
+    *,
+    pretrained_from: Path | str | None = None,
+    task: str = "sst2",
+    accuracy: float = 0.8,
+    seed: int = 0,
+    flops: float = 83_000,
+    options: dict[str, Any] | None = None,
+    freeze: str | None = None,
+    **summary: Any,
+) -> Path:
+    """A finished fine-tuning run, of a new model if ``pretrained_from`` is None; the rest is as for ``write_run``."""
+    folder.mkdir(parents=True)
+    config = {
+        "model": {"name": "tiny", "num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 512},
+        "optimizer": {"name": "adamw", "lr": 1e-4},
+        "training": {"batch_size": 32, "max_epochs": 3},
+        "task": {"name": task, "data": f"somewhere/{seed}", "freeze": freeze},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "seed": seed}))
+    values = {
+        "ffn": ffn,
+        "ffn_options": {} if options is None else options,
+        "model": "tiny",
+        "seed": seed,
+        "task": task,
+        "pretrained_from": None if pretrained_from is None else str(pretrained_from),
+        "validation_loss": 0.5,
+        "validation_accuracy": accuracy,
+        "data_fingerprint": "d" * 32,
+        "ffn_flops_per_token": flops,
+        "gemm_ffn_flops_per_token": GEMM_FLOPS,
+        "ffn_parameters": 2_000_000,
+        "parameters": 3_000_000,
+    }
+    (folder / "summary.json").write_text(json.dumps(values | summary))
+    return folder
+
+
 def write_gemm(folder: Path, *, size: int = 512, **values: Any) -> Path:
     """A finished GEMM run of some intermediate size."""
     options = {"intermediate_size": size, "hidden_act": "gelu"}

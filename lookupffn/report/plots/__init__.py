@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from lookupffn.report.comparison import Comparison
+from lookupffn.report.downstream import Score
 from lookupffn.report.horizons import Ladder
-from lookupffn.report.plots import curves, ladder, tradeoff
+from lookupffn.report.plots import curves, downstream, ladder, tradeoff
 from lookupffn.report.plots.style import DPI, RC
 
 FORMATS = ("png", "svg", "pdf")
@@ -50,6 +52,16 @@ def draw_ladder(drawn: Ladder, folder: Path) -> list[str]:
     """Draws the losses over several horizons; returns the names of the files."""
     with matplotlib.rc_context(RC):
         return _save(ladder.losses(drawn), folder, "losses")
+
+
+def draw_scores(scores: Sequence[Score], folder: Path) -> list[str]:
+    """Draws downstream scores, a figure a task; returns the names of the files."""
+    files = []
+    with matplotlib.rc_context(RC):
+        for task, own in groupby(scores, key=lambda score: score.task):
+            figure = downstream.scores(list(own))
+            files += [] if figure is None else _save(figure, folder, f"score-{_file_name(task)}"[:100])
+    return files
 
 
 def _save(figure: Figure, folder: Path, name: str) -> list[str]:
