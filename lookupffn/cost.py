@@ -138,3 +138,10 @@ def lm_head(hidden_size: int, vocab_size: int, mask_rate: float) -> Cost:
     flops = mask_rate * (2 * hidden_size * hidden_size + 2 * hidden_size * vocab_size)
     own = hidden_size * hidden_size + hidden_size + 2 * hidden_size + vocab_size
     return of({"lm_head": flops}, own, touched=mask_rate * (own + hidden_size * vocab_size))
+
+
+def classification_head(hidden_size: int, labels: int, sequence_length: float) -> Cost:
+    """RoBERTa's head on the first token of a sequence, spread over its tokens."""
+    both = total([linear(hidden_size, hidden_size), linear(hidden_size, labels)])
+    share = 1 / sequence_length
+    return of({"classification_head": share * both.flops}, both.parameters, touched=share * both.parameters)

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from lookupffn.cli.launch import CONFIG_DIR
 from lookupffn.config.sections import evaluation_settings, optimizer_settings, training_settings
+from lookupffn.data.labelled import task_settings
 from lookupffn.layers import build_ffn, ffn_names, resolve_options
 from lookupffn.training.tracking import check_tracker
 from tests.training.tiny import compose
@@ -27,18 +28,24 @@ def check(config: dict) -> None:
     check_tracker(config["tracker"])
     ffn = dict(config["ffn"])
     resolve_options(ffn.pop("name"), config["model"]["hidden_size"], ffn)
-    assert config["data"]["sequence_length"] == config["model"]["sequence_length"] <= config["model"]["max_positions"]
+    if "task" in config:
+        if config["task"]["name"] != "glue":  # each of whose runs is another task
+            task_settings(config["task"])
+    else:
+        assert config["data"]["sequence_length"] == config["model"]["sequence_length"]
+    assert config["model"]["sequence_length"] <= config["model"]["max_positions"]
 
 
 def test_groups():
-    expected = {"ffn", "model", "data", "tokenizer", "optimizer", "training", "tracker", "experiment"}
+    expected = {"ffn", "model", "data", "tokenizer", "optimizer", "training", "tracker", "experiment", "task"}
     assert expected <= set(GROUPS)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_file_composes(group: str, choice: str):
     more = ["model=small"] if choice == "lookup_paper" else []
-    config = resolved("train", f"{group}={choice}", *more)
+    command = "finetune" if group == "task" or choice == "finetune" else "train"
+    config = resolved(command, f"{group}={choice}", *more)
     check(config)
     if group != "experiment":
         assert set(config[group]) - {"name"} or choice == "none"

@@ -22,8 +22,8 @@ def path_text(name: str, value: object) -> str | None:
 
 
 def absolute_paths(data: dict[str, Any]) -> None:
-    """Rewrites the files of a data section so that they mean the same from any folder."""
-    for name in ("train_files", "validation_files"):
+    """Rewrites the files of a data or task section so that they mean the same from any folder."""
+    for name in ("train_files", "validation_files", "data"):
         files = data.get(name)
         if isinstance(files, str):
             data[name] = absolute(files)

@@ -13,7 +13,7 @@ from typing import Any
 from lookupffn.config.schema import names_where, option, read, rule_of
 from lookupffn.errors import UserError, unknown_name
 
-BUDGETS = ("max_tokens", "max_flops", "max_minutes")
+BUDGETS = ("max_epochs", "max_tokens", "max_flops", "max_minutes")
 LARGEST_SEED = 2**63 - 1
 SHORTEST_SEQUENCE = 8
 SMALLEST_VOCABULARY = 256 + 5 + 1  # every byte, the special tokens, and one merge
@@ -35,18 +35,23 @@ class Budget:
     """How long to train.
 
     Attributes:
-        unit: "steps", "tokens", "flops" (training FLOPs) or "minutes" (time spent in training steps).
+        unit: "steps", "epochs", "tokens", "flops" (training FLOPs) or "minutes" (time spent in training steps).
         amount: how many of them.
     """
 
     unit: str
     amount: float
 
-    def steps(self, tokens_per_step: int, training_flops_per_token: float) -> int | None:
+    def steps(self, tokens_per_step: float, training_flops_per_token: float, steps_per_epoch: float) -> int | None:
         """Optimizer steps that fill the budget, the last one rounded up; None where only the clock knows."""
         if self.unit == "minutes":
             return None
-        per_step = {"steps": 1, "tokens": tokens_per_step, "flops": tokens_per_step * training_flops_per_token}
+        per_step = {
+            "steps": 1,
+            "epochs": 1 / steps_per_epoch,
+            "tokens": tokens_per_step,
+            "flops": tokens_per_step * training_flops_per_token,
+        }
         return max(1, math.ceil(self.amount / per_step[self.unit]))
 
 
@@ -56,6 +61,7 @@ class TrainingSettings:
 
     batch_size: int = option(at_least=1)
     max_steps: int | None = option(at_least=1, changeable=True)
+    max_epochs: float | None = option(None, above=0, changeable=True)
     max_tokens: float | None = option(above=0, changeable=True)
     max_flops: float | None = option(above=0, changeable=True)
     max_minutes: float | None = option(above=0, changeable=True)
@@ -78,7 +84,7 @@ class TrainingSettings:
         if len(given) > 1:
             raise UserError(f"training: {' and '.join(given)} are both set; a budget is stated in one of them")
         if not given and self.max_steps is None:
-            raise UserError("training: no budget; set max_steps, max_tokens, max_flops or max_minutes")
+            raise UserError("training: no budget; set max_steps, max_epochs, max_tokens, max_flops or max_minutes")
         if self.micro_batches is not None and self.gradient_accumulation_steps != 1:
             raise UserError("training: micro_batches and gradient_accumulation_steps are both set; leave one out")
 

@@ -16,7 +16,7 @@ from transformers import (
 
 from lookupffn.errors import UserError
 from lookupffn.models.configuration import LookupRobertaConfig
-from lookupffn.models.modeling import LookupRobertaForMaskedLM, load_stock_weights
+from lookupffn.models.modeling import LookupRobertaForMaskedLM, LookupRobertaPreTrainedModel, load_stock_weights
 from lookupffn.models.stored_weights import check_shapes
 from lookupffn.storage import read_json
 
@@ -44,15 +44,21 @@ def load_model_config(folder: Path) -> LookupRobertaConfig:
         raise UserError(f"{folder / 'config.json'} describes no model ({_first_line(error)})") from None
 
 
-def load_model(folder: Path) -> LookupRobertaForMaskedLM:
-    """The masked language model in a folder, every weight found in its safetensors.
+def load_model(
+    folder: Path, cls: type[LookupRobertaPreTrainedModel] = LookupRobertaForMaskedLM
+) -> LookupRobertaPreTrainedModel:
+    """The model in a folder, every weight found in its safetensors.
+
+    Args:
+        folder: of the model.
+        cls: what it is; transformers' own pre-norm RoBERTa can be loaded as a masked language model.
 
     Raises:
         UserError: weights are missing, of other shapes, damaged, or not safetensors.
     """
     config = load_model_config(folder)
     stock = read_json(folder / "config.json")["model_type"] == _STOCK
-    cls = RobertaPreLayerNormForMaskedLM if stock else LookupRobertaForMaskedLM
+    cls = RobertaPreLayerNormForMaskedLM if stock else cls
     check_shapes(folder, cls, config)
     try:
         model, info = cls.from_pretrained(

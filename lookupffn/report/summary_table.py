@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# the last part of the keys in summary.json that hold a task's scores
+TASK_METRICS = ("_accuracy", "_f1", "_matthews", "_pearson", "_spearman")
+
 
 def run_table(summary: Mapping[str, Any], folder: object) -> str:
     """What a finished run came to.
@@ -13,11 +16,9 @@ def run_table(summary: Mapping[str, Any], folder: object) -> str:
         summary: the contents of summary.json.
         folder: where the run is.
     """
-    exit_step = summary["plateau_exit_step"]
     rows = [
         ("feed-forward", describe_ffn(summary["ffn"], summary["ffn_options"])),
-        ("validation perplexity", _perplexity(summary)),
-        ("plateau left at step", "not yet" if exit_step is None else f"{exit_step:,}"),
+        *(_task_rows(summary) if "task" in summary else _pretraining_rows(summary)),
         ("FFN MFLOP a token", _flops(summary)),
         ("parameters", f"{summary['ffn_parameters']:,} in FFNs, {summary['parameters']:,} in all"),
         ("trained on", f"{summary['tokens']:,} tokens in {summary['steps']:,} steps"),
@@ -26,6 +27,29 @@ def run_table(summary: Mapping[str, Any], folder: object) -> str:
         ("folder", str(folder)),
     ]
     return render(rows)
+
+
+def _pretraining_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    exit_step = summary["plateau_exit_step"]
+    return [
+        ("validation perplexity", _perplexity(summary)),
+        ("plateau left at step", "not yet" if exit_step is None else f"{exit_step:,}"),
+    ]
+
+
+def _task_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    floor = ", ".join(f"{name} {value:.4f}" for name, value in summary["floor"].items() if value is not None)
+    scores = [
+        (key.replace("_", " "), f"{value:.4f}" if value is not None else "undefined")
+        for key, value in summary.items()
+        if key.startswith("validation_") and key.endswith(TASK_METRICS)
+    ]
+    return [
+        ("task", f"{summary['task']}{'' if summary['official_splits'] else ' (not the official splits)'}"),
+        ("pretrained from", summary["pretrained_from"] or "nothing"),
+        *scores,
+        ("the same answer for all", floor or "undefined"),
+    ]
 
 
 def evaluation_table(result: Mapping[str, Any]) -> str:

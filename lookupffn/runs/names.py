@@ -29,11 +29,16 @@ NOT_IN_NAME = ("output_dir", "overwrite", "cache_dir", "tracker")
 
 
 def default_name(config: dict[str, Any]) -> str:
-    """{ffn}-{model}-{data}-seed{seed}-{hash of everything that defines the run}."""
+    """{ffn}-{model}-{data or task}-seed{seed}-{hash of everything that defines the run}."""
     defining = {key: value for key, value in config.items() if key not in NOT_IN_NAME}
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    parts = [config["ffn"]["name"], config["model"]["name"], config["data"]["name"], f"seed{config['seed']}", digest]
+    parts = [config["ffn"]["name"], config["model"]["name"], source_name(config), f"seed{config['seed']}", digest]
     return "-".join(str(part).replace("/", "_") for part in parts)
+
+
+def source_name(config: dict[str, Any]) -> str:
+    """What a run trains on: its corpus, or the task that it is fine-tuned for."""
+    return config["task" if "task" in config else "data"]["name"]
 
 
 def member_folder(config: dict[str, Any]) -> Path:

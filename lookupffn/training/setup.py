@@ -21,6 +21,8 @@ def resolve(cfg: DictConfig, objective_class: type[Objective]) -> dict[str, Any]
         UserError: a section is missing, or a path is something else.
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    if "checkpoint" in config:  # what fine-tuning calls it
+        config["init_from"] = config.pop("checkpoint")
     for section in (*objective_class.sections, *_SECTIONS):
         if not isinstance(config.get(section), dict):
             raise UserError(f"the config has no {section}: choose one, as in {section}=<name>")
@@ -29,8 +31,8 @@ def resolve(cfg: DictConfig, objective_class: type[Objective]) -> dict[str, Any]
             raise UserError(f"the config has no {name}, which the file of this command in configs/ gives")
     for name in objective_class.paths:
         config[name] = path_text(name, config[name])
-    if "data" in config:
-        absolute_paths(config["data"])
+    for section in ("data", "task"):
+        absolute_paths(config.get(section, {}))
     tokenizer_path = config.get("tokenizer", {}).get("path")
     # a folder, or else a name on the hub
     if tokenizer_path and Path(str(tokenizer_path)).expanduser().is_dir():

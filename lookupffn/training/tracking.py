@@ -23,6 +23,7 @@ from urllib.parse import urlparse
 
 from lookupffn.config.sections import TRACKERS, read_choice
 from lookupffn.errors import UserError
+from lookupffn.runs.names import source_name
 
 # how long the end of a run waits for what is still to be sent
 FINISH_TIMEOUT_S = 30.0
@@ -131,7 +132,7 @@ class WandbTracker(BackgroundTracker):
             "id": run_id(folder, self.name),
             "resume": "allow",
             "name": folder.name,
-            "group": f"{config['data']['name']}-seed{config['seed']}",
+            "group": f"{source_name(config)}-seed{config['seed']}",
             "job_type": "sweep" if sweep_member else "train",
             "tags": [config["ffn"]["name"], config["model"]["name"]],
             "config": config,
@@ -176,7 +177,7 @@ class TrackioTracker(BackgroundTracker):
                 space_id=section.get("space_id"),
                 # a run goes on under its name, so two folders of one name must differ
                 name=f"{folder.name}-{run_id(folder, self.name)[:6]}",
-                group=f"{config['data']['name']}-seed{config['seed']}",
+                group=f"{source_name(config)}-seed{config['seed']}",
                 config=config,
                 resume="allow",
                 embed=False,

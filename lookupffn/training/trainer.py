@@ -118,7 +118,13 @@ class Trainer:
         state = self.state
         if state.training_flops_per_token is None:
             state.training_flops_per_token = training_flops_per_token(self.costs)
-        self.total_steps = self.settings.budget.steps(self.objective.tokens_per_step, state.training_flops_per_token)
+        self.total_steps = self.settings.budget.steps(
+            self.objective.tokens_per_step, state.training_flops_per_token, self.objective.steps_per_epoch
+        )
+        most = self.settings.max_steps
+        if self.settings.max_epochs is not None and most is not None and most < self.total_steps:
+            logger.info("training.max_steps=%d comes before training.max_epochs=%g", most, self.settings.max_epochs)
+            self.total_steps = most
         self.clock = Clock(state.training_s, state.aside_s)
         self._wall_start = started - state.wall_clock_s  # counts earlier sessions too
         self.first_step = self._logged_step = state.step

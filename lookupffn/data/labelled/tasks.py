@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from lookupffn import storage
+from lookupffn.config.sections import read_choice
+from lookupffn.config.task import CLASSES, NUMBER, OwnTaskSettings, TaskSettings
 from lookupffn.data.labelled.files import Row, read_own
 from lookupffn.data.labelled.glue import GLUE, check_counts, read_hub, read_official
-from lookupffn.errors import UserError, unknown_name
+from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 OWN = "classification"
-CLASSES, NUMBER = "classes", "number"
 OWN_METRICS = {CLASSES: ("accuracy", "f1"), NUMBER: ("pearson", "spearman")}
 
 
@@ -65,6 +66,15 @@ class LabelledData:
         return [name for name in self.splits if name != "train"]
 
 
+def task_settings(section: Mapping[str, Any]) -> TaskSettings:
+    """The task section, checked; no file is read.
+
+    Raises:
+        UserError: an unknown task or option, or a value that cannot be.
+    """
+    return read_choice("task", section, {**dict.fromkeys(GLUE, TaskSettings), OWN: OwnTaskSettings})
+
+
 def load_task(section: Mapping[str, Any]) -> LabelledData:
     """Reads the examples of a task.
 
@@ -74,26 +84,25 @@ def load_task(section: Mapping[str, Any]) -> LabelledData:
     Raises:
         UserError: an unknown task, a missing file or column, an empty sentence, a label outside the set.
     """
-    name = section["name"]
+    settings = task_settings(section)
+    name = settings.name
     if name in GLUE:
         task, official = GLUE[name], True
-        if section.get("data"):
-            folder = Path(str(section["data"])).expanduser()
+        if settings.data:
+            folder = Path(settings.data).expanduser()
             rows = read_official(name, folder)
             official = check_counts(name, rows, folder)
         else:
             rows = read_hub(name)
         names: Sequence[str] | None = task.label_names
         metrics, blank = task.metrics, len(task.columns) > 1
-    elif name == OWN:
-        rows, official, blank = _own_rows(section), False, False
-        kind = _label_kind(rows["train"], section.get("label_type"))
+    else:
+        rows, official, blank = _own_rows(settings), False, False
+        kind = _label_kind(rows["train"], settings.label_type)
         names = _class_names(rows["train"]) if kind == CLASSES else None
         metrics = OWN_METRICS[kind]
-    else:
-        raise unknown_name("task", name, (*GLUE, OWN))
-    if section.get("tuning_fraction"):
-        rows, official = _held_out(rows["train"], section["tuning_fraction"]), False
+    if settings.tuning_fraction:
+        rows, official = _held_out(rows["train"], settings.tuning_fraction), False
     splits = {split: _examples(found, split, names, blank) for split, found in rows.items()}
     digest = storage.fingerprint(
         splits={split: [found.texts, found.labels.tolist()] for split, found in splits.items()}, names=names
@@ -101,10 +110,10 @@ def load_task(section: Mapping[str, Any]) -> LabelledData:
     return LabelledData(name, splits, None if names is None else tuple(names), metrics, official, digest)
 
 
-def _own_rows(section: Mapping[str, Any]) -> dict[str, list[Row]]:
+def _own_rows(settings: OwnTaskSettings) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {}
     for split in ("train", "validation"):
-        files = section.get(f"{split}_files")
+        files = getattr(settings, f"{split}_files")
         if not files:
             raise UserError(
                 f"task={OWN} has no {split} split: give task.{split}_files=<a .tsv, .csv, .jsonl or .parquet>"
@@ -112,7 +121,7 @@ def _own_rows(section: Mapping[str, Any]) -> dict[str, list[Row]]:
         rows[split] = []
         for file in [files] if isinstance(files, str) else files:
             path = Path(str(file)).expanduser()
-            rows[split] += read_own(path, section.get("text_columns"), section.get("label_column"))
+            rows[split] += read_own(path, settings.text_columns, settings.label_column)
     return rows
 
 
