@@ -189,7 +189,7 @@ def check_command_line(config_name: str, arguments: list[str], config_dir: Path 
             ]
         finally:
             GlobalHydra.instance().clear()
-    if multirun and config_name in ("train", "finetune"):
+    if multirun and config_name == "train":
         swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
         for member, cfg in members:
             check_values(cfg, " ".join(o.input_line for o in member if o.key_or_group in swept))
