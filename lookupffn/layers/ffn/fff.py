@@ -104,6 +104,7 @@ class FastFeedForward(FeedForward):
 
     name = "fff"
     Options = FFFOptions
+    options: FFFOptions
 
     def __init__(self, in_features: int, out_features: int, options: FFFOptions) -> None:
         super().__init__(in_features, out_features, options)

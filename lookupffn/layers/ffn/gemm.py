@@ -29,6 +29,7 @@ class GemmFFN(FeedForward):
 
     name = "gemm"
     Options = GemmOptions
+    options: GemmOptions
 
     def __init__(self, in_features: int, out_features: int, options: GemmOptions) -> None:
         super().__init__(in_features, out_features, options)

@@ -108,6 +108,7 @@ class LookupFFN(FeedForward):
 
     name = "lookup"
     Options = LookupOptions
+    options: LookupOptions
 
     def __init__(self, in_features: int, out_features: int, options: LookupOptions) -> None:
         super().__init__(in_features, out_features, options)

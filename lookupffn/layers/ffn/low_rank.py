@@ -51,3 +51,4 @@ class LowRankFFN(GemmFFN):
 
     name = "low_rank"
     Options = LowRankOptions
+    options: LowRankOptions

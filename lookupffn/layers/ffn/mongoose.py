@@ -74,6 +74,7 @@ class MongooseFFN(SlideFFN):
 
     name = "mongoose"
     Options = MongooseOptions
+    options: MongooseOptions
 
     def create_hash(self) -> None:
         """See SLIDE."""

@@ -20,6 +20,7 @@ class NoneFFN(FeedForward):
 
     name = "none"
     Options = NoneOptions
+    options: NoneOptions
     square = True
 
     def reset_parameters(self, initializer_range: float = 0.02) -> None:

@@ -73,6 +73,7 @@ class ProductKeyMemory(FeedForward):
 
     name = "product_key"
     Options = ProductKeyOptions
+    options: ProductKeyOptions
 
     def __init__(self, in_features: int, out_features: int, options: ProductKeyOptions) -> None:
         super().__init__(in_features, out_features, options)

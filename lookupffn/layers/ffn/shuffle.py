@@ -63,6 +63,7 @@ class ShuffleFFN(FeedForward):
 
     name = "shuffle"
     Options = ShuffleOptions
+    options: ShuffleOptions
     square = True  # the same number of blocks cuts inputs and outputs
 
     def __init__(self, in_features: int, out_features: int, options: ShuffleOptions) -> None:

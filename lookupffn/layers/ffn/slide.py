@@ -75,6 +75,7 @@ class SlideFFN(FeedForward):
 
     name = "slide"
     Options = SlideOptions
+    options: SlideOptions
 
     def __init__(self, in_features: int, out_features: int, options: SlideOptions) -> None:
         super().__init__(in_features, out_features, options)

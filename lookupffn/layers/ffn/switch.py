@@ -60,6 +60,7 @@ class SwitchFFN(FeedForward):
 
     name = "switch"
     Options = SwitchOptions
+    options: SwitchOptions
 
     def __init__(self, in_features: int, out_features: int, options: SwitchOptions) -> None:
         super().__init__(in_features, out_features, options)

@@ -76,6 +76,7 @@ class YosoFFN(FeedForward):
 
     name = "yoso"
     Options = YosoOptions
+    options: YosoOptions
 
     def __init__(self, in_features: int, out_features: int, options: YosoOptions) -> None:
         super().__init__(in_features, out_features, options)
