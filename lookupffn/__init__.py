@@ -6,6 +6,8 @@ from lookupffn.layers import build_ffn
 from lookupffn.models import (
     LookupRobertaConfig,
     LookupRobertaForMaskedLM,
+    LookupRobertaForMultipleChoice,
+    LookupRobertaForQuestionAnswering,
     LookupRobertaForSequenceClassification,
     LookupRobertaForTokenClassification,
     LookupRobertaModel,
@@ -14,6 +16,8 @@ from lookupffn.models import (
 __all__ = [
     "LookupRobertaConfig",
     "LookupRobertaForMaskedLM",
+    "LookupRobertaForMultipleChoice",
+    "LookupRobertaForQuestionAnswering",
     "LookupRobertaForSequenceClassification",
     "LookupRobertaForTokenClassification",
     "LookupRobertaModel",

@@ -24,3 +24,9 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UserError:
     nearest = get_close_matches(str(name), choices, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
     return UserError(f"unknown {kind} {str(name)!r}: {hint}valid: {', '.join(choices) or 'none at all'}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library said, for a message of one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

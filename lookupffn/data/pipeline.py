@@ -16,6 +16,7 @@ from lookupffn.data.packing import PackedTokens
 from lookupffn.data.parallel import process_count
 from lookupffn.data.tokenizer import make_tokenizer, special_ids, tokenizer_fingerprint
 from lookupffn.errors import UserError
+from lookupffn.vocabulary import vocabulary_size
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def _pack(
             tokenizer.backend_tokenizer,
             begin=ids.begin,
             end=ids.end,
-            vocab_size=len(tokenizer),
+            vocab_size=vocabulary_size(tokenizer),
             what=what,
             processes=processes,
             characters=corpus.characters(split),

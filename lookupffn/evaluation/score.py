@@ -106,8 +106,8 @@ def load(
     model = load_model(source.folder)
     tokenizer = load_tokenizer(source.folder)
     check_tokenizer(tokenizer, source)
-    length, positions = data_config["sequence_length"], model.config.max_position_embeddings
-    if length > positions - model.config.pad_token_id - 1:
+    length = data_config["sequence_length"]
+    if length > model.config.max_positions:
         raise UserError(f"model.sequence_length={length} is longer than the model's positions")
     return model, prepare_data(data_config, tokenizer, cache_root(cache_dir), splits=("validation",))
 

@@ -4,24 +4,29 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
 from lookupffn.models.configuration import LookupRobertaConfig, build_model_config
-from lookupffn.models.modeling import (
+from lookupffn.models.heads import (
     LookupRobertaForMaskedLM,
+    LookupRobertaForMultipleChoice,
+    LookupRobertaForQuestionAnswering,
     LookupRobertaForSequenceClassification,
     LookupRobertaForTokenClassification,
-    LookupRobertaModel,
-    attach_optimizer,
-    load_stock_weights,
 )
+from lookupffn.models.modeling import LookupRobertaModel, attach_optimizer
+from lookupffn.models.state_dict import load_stock_weights
 
 AutoConfig.register(LookupRobertaConfig.model_type, LookupRobertaConfig, exist_ok=True)
 for _auto, _cls in (
     (AutoModel, LookupRobertaModel),
     (AutoModelForMaskedLM, LookupRobertaForMaskedLM),
+    (AutoModelForMultipleChoice, LookupRobertaForMultipleChoice),
+    (AutoModelForQuestionAnswering, LookupRobertaForQuestionAnswering),
     (AutoModelForSequenceClassification, LookupRobertaForSequenceClassification),
     (AutoModelForTokenClassification, LookupRobertaForTokenClassification),
 ):
@@ -30,6 +35,8 @@ for _auto, _cls in (
 __all__ = [
     "LookupRobertaConfig",
     "LookupRobertaForMaskedLM",
+    "LookupRobertaForMultipleChoice",
+    "LookupRobertaForQuestionAnswering",
     "LookupRobertaForSequenceClassification",
     "LookupRobertaForTokenClassification",
     "LookupRobertaModel",

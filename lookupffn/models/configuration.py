@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -11,8 +12,16 @@ from transformers import PreTrainedTokenizerBase, RobertaPreLayerNormConfig
 
 from lookupffn.config.schema import read
 from lookupffn.config.sections import InitialisationSettings, ModelSettings, read_section
-from lookupffn.errors import UserError
+from lookupffn.errors import UserError, first_line
 from lookupffn.layers import ffn_class, resolve_options
+from lookupffn.storage import read_json
+from lookupffn.vocabulary import own_pad_id, vocabulary_size
+
+# model_type of transformers' own pre-norm RoBERTa
+STOCK = RobertaPreLayerNormConfig.model_type
+# of padding ids, that RoBERTa's and BERT's tokenizers have: positions then count as in stock models
+_STOCK_PADDING = (0, 1)
+_MOST_LABELS = 100_000
 
 
 @strict
@@ -26,6 +35,8 @@ class LookupRobertaConfig(InitialisationSettings, RobertaPreLayerNormConfig):
             arXiv 1706.03762, section 3.5, scaled to initializer_range), from which attention finds neighbours sooner.
         attention_init: how attention's matrices start: "normal", as BERT's, or "mimetic" (see initialization.py), from
             which, with sinusoidal positions, it looks at neighbours at once.
+        first_position: row of the position embeddings that belongs to the first token; if None RoBERTa's, which is the
+            one after pad_token_id, or 0 without padding.
 
     Raises:
         UserError: an unknown feed-forward or option, or a value it cannot have.
@@ -34,10 +45,15 @@ class LookupRobertaConfig(InitialisationSettings, RobertaPreLayerNormConfig):
     model_type = "lookup-roberta"
 
     ffn: dict | None = None
+    first_position: int | None = None
     use_cache: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        labels = kwargs.get("num_labels")
+        if isinstance(labels, int) and labels > _MOST_LABELS:
+            raise UserError(f"num_labels is {labels}: at most {_MOST_LABELS} are supported")
         super().__post_init__(**kwargs)
+        self._check_positions()
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"model: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -53,6 +69,30 @@ class LookupRobertaConfig(InitialisationSettings, RobertaPreLayerNormConfig):
             if options.get(shared) is None:
                 options[shared] = getattr(self, shared)
         self.ffn = {"name": name, **asdict(resolve_options(name, self.hidden_size, options))}
+
+    def _check_positions(self) -> None:
+        pad, chunk = self.pad_token_id, self.chunk_size_feed_forward
+        if pad is not None and not 0 <= pad < self.vocab_size:
+            raise UserError(f"pad_token_id {pad} is not in the vocabulary of {self.vocab_size}: correct it")
+        if self.first_position is None:
+            self.first_position = 0 if pad is None else pad + 1
+        if not 0 <= self.first_position < self.max_position_embeddings:
+            raise UserError(
+                f"max_position_embeddings {self.max_position_embeddings} leaves no position from row "
+                f"{self.first_position} on, where the first token's is: raise it, or give first_position=0"
+            )
+        if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 0:
+            raise UserError(f"chunk_size_feed_forward must be 0 (no chunks) or a number of tokens, not {chunk!r}")
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence, in tokens."""
+        return self.max_position_embeddings - self.first_position
+
+    @property
+    def stock_positions(self) -> bool:
+        """Whether positions count as in transformers' own model: from the row after the one of padding."""
+        return self.pad_token_id is not None and self.first_position == self.pad_token_id + 1
 
 
 def build_model_config(
@@ -72,16 +112,39 @@ def build_model_config(
     # +model.tie_word_embeddings=false: transformers' own options, which transformers checks
     more = {field.name for field in fields(LookupRobertaConfig)} & model.keys() - own
     settings = read_section("model", {name: value for name, value in model.items() if name not in more})
-    pad = tokenizer.pad_token_id
+    pad = own_pad_id(tokenizer)
+    # rows before the first position are never read: one or two of them are RoBERTa's habit, thousands are memory
+    first = pad + 1 if pad in _STOCK_PADDING else 0
     return LookupRobertaConfig(
         **{name: getattr(settings, name) for name in ModelSettings.architecture()},
         **{name: model[name] for name in more},
         ffn=dict(ffn),
-        vocab_size=len(tokenizer),
-        # RoBERTa counts positions from the padding index upwards
-        max_position_embeddings=settings.max_positions + pad + 1,
+        vocab_size=vocabulary_size(tokenizer),
+        first_position=first,
+        max_position_embeddings=settings.max_positions + first,
         type_vocab_size=1,
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
+
+
+def load_model_config(folder: Path) -> LookupRobertaConfig:
+    """config.json of a model folder; transformers' own pre-norm RoBERTa is one with GEMM feed-forwards.
+
+    Raises:
+        UserError: unreadable, or of another kind of model.
+    """
+    values = read_json(folder / "config.json")
+    if values.get("model_type") not in (LookupRobertaConfig.model_type, STOCK):
+        raise UserError(
+            f"{folder}: model_type is {values.get('model_type')!r}; {LookupRobertaConfig.model_type!r} and "
+            f"transformers' {STOCK!r} can be loaded"
+        )
+    values["model_type"] = LookupRobertaConfig.model_type
+    try:
+        return LookupRobertaConfig.from_dict(values)
+    except UserError:
+        raise
+    except Exception as error:  # whatever transformers makes of a config that it did not write
+        raise UserError(f"{folder / 'config.json'} describes no model ({first_line(error)})") from None

@@ -1,27 +1,21 @@
 """transformers' pre-norm RoBERTa with the feed-forward of each layer replaced by one chosen by name.
 
-Everything else (embeddings, SDPA attention, heads, loading and saving) is transformers' own code.
+Everything else (embeddings, SDPA attention, loading and saving) is transformers' own code.
 
-Dimensions: B sequences, L tokens a sequence, P masked positions a sequence, d hidden size, V vocabulary.
+Dimensions: B sequences, L tokens a sequence, d hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    RobertaPreLayerNormForMaskedLM,
-    RobertaPreLayerNormForSequenceClassification,
-    RobertaPreLayerNormForTokenClassification,
-    RobertaPreLayerNormModel,
-    RobertaPreLayerNormPreTrainedModel,
-    initialization,
-)
-from transformers.modeling_outputs import MaskedLMOutput
+from transformers import PreTrainedConfig, RobertaPreLayerNormModel, RobertaPreLayerNormPreTrainedModel, initialization
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
     RobertaPreLayerNormAttention,
     RobertaPreLayerNormEmbeddings,
@@ -29,9 +23,11 @@ from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm impo
 )
 
 from lookupffn import cost
+from lookupffn.errors import UserError
 from lookupffn.layers import FeedForward, build_ffn, feed_forwards_in
 from lookupffn.models.configuration import LookupRobertaConfig
 from lookupffn.models.initialization import mimetic_attention, sinusoids
+from lookupffn.models.state_dict import check_local_folder, lay_out_as_new
 
 
 class LookupRobertaLayer(RobertaPreLayerNormLayer):
@@ -40,6 +36,8 @@ class LookupRobertaLayer(RobertaPreLayerNormLayer):
     def __init__(self, config: LookupRobertaConfig, layer_idx: int | None = None) -> None:
         super().__init__(config, layer_idx)
         del self.intermediate, self.output  # the two halves of the stock GEMM feed-forward
+        # stock code refuses lengths that are no multiple of it: chunks are cut below
+        self.chunk_tokens, self.chunk_size_feed_forward = self.chunk_size_feed_forward, 0
         options = dict(config.ffn)
         self.ffn_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.ffn = build_ffn(options.pop("name"), hidden_size=config.hidden_size, **options)
@@ -47,7 +45,13 @@ class LookupRobertaLayer(RobertaPreLayerNormLayer):
 
     def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
         """[B, L, d] to [B, L, d]."""
-        return attention_output + self.ffn_dropout(self.ffn(self.ffn_layer_norm(attention_output)))
+        x = self.ffn_layer_norm(attention_output)
+        # not in training: it would save nothing, and a router's capacity or auxiliary loss is of the whole batch
+        if self.chunk_tokens and not self.training:
+            y = torch.cat([self.ffn(chunk) for chunk in x.split(self.chunk_tokens, dim=1)], dim=1)
+        else:
+            y = self.ffn(x)
+        return attention_output + self.ffn_dropout(y)
 
 
 class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
@@ -57,6 +61,30 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
     config: LookupRobertaConfig
     # set by lookupffn.inference, which stands on this floor
     _optimizer: ClassVar[Callable[[Any, str], None]]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *args: Any,
+        config: PreTrainedConfig | str | Path | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """As transformers'.
+
+        Raises:
+            UserError: a local folder's weights are not of the shapes that its config.json describes; nothing of the
+                model has been made.
+        """
+        if not kwargs.get("ignore_mismatched_sizes"):
+            check_local_folder(pretrained_model_name_or_path, cls, config)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        lay_out_as_new(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing to do: saved folders name the package that has the classes, they do not hold a copy of them."""
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # as custom code, modules without parameters of their own would be passed over: some feed-forwards are such
@@ -164,35 +192,30 @@ def attach_optimizer(optimizer: Callable[[LookupRobertaPreTrainedModel, str], No
     LookupRobertaPreTrainedModel._optimizer = staticmethod(optimizer)
 
 
+@contextmanager
+def stock_padding(config: LookupRobertaConfig) -> Iterator[None]:
+    """Stock constructors inside the block see a padding id only where they would count positions as ``config`` does."""
+    pad = config.pad_token_id
+    if not config.stock_positions:
+        config.pad_token_id = None
+    try:
+        yield
+    finally:
+        config.pad_token_id = pad
+
+
 class LookupRobertaModel(LookupRobertaPreTrainedModel, RobertaPreLayerNormModel):
     """The encoder without a head."""
 
     def __init__(self, config: LookupRobertaConfig, add_pooling_layer: bool = True) -> None:
-        super().__init__(config, add_pooling_layer)
+        with stock_padding(config):
+            super().__init__(config, add_pooling_layer)
         self.encoder.layer = nn.ModuleList(LookupRobertaLayer(config, i) for i in range(config.num_hidden_layers))
+        if config.pad_token_id is not None and not config.stock_positions:
+            words = self.embeddings.word_embeddings
+            words.padding_idx = config.pad_token_id
+            initialization.zeros_(words.weight.data[config.pad_token_id])
         self.post_init()
-
-
-class _OnLookupEncoder(LookupRobertaPreTrainedModel):
-    """Mixin before a stock head class: the same head on a LookupRobertaModel."""
-
-    def __init__(self, config: LookupRobertaConfig) -> None:
-        super().__init__(config)
-        pooler = self.roberta_prelayernorm.pooler is not None
-        self.roberta_prelayernorm = LookupRobertaModel(config, add_pooling_layer=pooler)
-        self.post_init()
-
-
-class LookupRobertaForSequenceClassification(_OnLookupEncoder, RobertaPreLayerNormForSequenceClassification):
-    """Sentence classification or regression, transformers' head."""
-
-
-class LookupRobertaForTokenClassification(_OnLookupEncoder, RobertaPreLayerNormForTokenClassification):
-    """Token classification, transformers' head."""
-
-
-class LookupRobertaForMaskedLM(_OnLookupEncoder, RobertaPreLayerNormForMaskedLM):
-    """Masked language modelling; with labels, the head runs on the masked positions only."""
 
     def forward(
         self,
@@ -201,70 +224,47 @@ class LookupRobertaForMaskedLM(_OnLookupEncoder, RobertaPreLayerNormForMaskedLM)
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        masked_positions: Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> MaskedLMOutput | tuple:
-        """Predict masked tokens.
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions | tuple:
+        """As RobertaPreLayerNormModel's, which see; positions count from ``config.first_position``.
 
-        Args:
-            input_ids: [B, L].
-            attention_mask: [B, L], 0 where padded.
-            token_type_ids: [B, L].
-            position_ids: [B, L].
-            inputs_embeds: [B, L, d], instead of input_ids.
-            labels: [B, L] with -100 where not masked, or [B, P] beside ``masked_positions``.
-            masked_positions: [B, P], where the head runs. The shape is fixed, so unlike a label of -100 it needs no
-                synchronisation with a GPU.
-            return_dict: as everywhere in transformers.
-            **kwargs: passed to the encoder (output_hidden_states, output_attentions).
-
-        Returns:
-            loss: mean cross-entropy in nats over labelled positions, None without labels.
-            logits: [B, L, V] without labels and positions; [B, P, V] with positions; with labels of [B, L],
-                [labelled positions, V] in the order of the flattened labels.
+        Raises:
+            UserError: a sequence has more tokens than the model has positions.
         """
-        outputs = self.roberta_prelayernorm(
-            input_ids,
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        if position_ids is None and tokens is not None:
+            real_BL = self._real_tokens(input_ids, attention_mask)
+            self._check_length(tokens.shape[1], real_BL)
+            if not self.config.stock_positions:
+                position_ids = self._positions(tokens, real_BL)
+        return super().forward(
+            input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            return_dict=True,
             **kwargs,
         )
-        hidden = outputs.last_hidden_state
-        if masked_positions is not None:
-            hidden = hidden.gather(1, masked_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-        elif labels is not None:
-            labelled = labels != -100
-            hidden, labels = hidden[labelled], labels[labelled]
-        logits = self.lm_head(hidden)
-        loss = None
-        if labels is not None:
-            loss = nn.functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten().to(logits.device))
-        result = MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-        return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
 
+    def _real_tokens(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
+        """[B, L], False where padded; None where that cannot be told and every token counts."""
+        pad = self.config.pad_token_id
+        if pad is not None:
+            return None if input_ids is None else input_ids.ne(pad)
+        return attention_mask.bool() if attention_mask is not None and attention_mask.dim() == 2 else None
 
-def load_stock_weights(
-    model: LookupRobertaForMaskedLM, stock: RobertaPreLayerNormForMaskedLM
-) -> tuple[list[str], list[str]]:
-    """Copy a stock pre-norm RoBERTa's weights into ``model``: all of them with ``ffn=gemm``, else all but the FFNs'.
+    def _check_length(self, length: int, real_BL: Tensor | None) -> None:
+        longest = self.config.max_positions
+        if length > longest and (real_BL is None or int(real_BL.sum(1).max()) > longest):
+            raise UserError(
+                f"a sequence of {length} tokens is longer than the model's {longest} positions: cut it, for example "
+                f"with the tokenizer's truncation=True, max_length={longest}"
+            )
 
-    Returns:
-        Names of parameters of ``model`` that found no counterpart, and of ``stock`` that were not used.
-    """
-    renamed = {}
-    for name, value in stock.state_dict().items():
-        name = name.replace("intermediate.LayerNorm", "ffn_layer_norm").replace(
-            "intermediate.dense", "ffn.intermediate"
-        )
-        if ".encoder.layer." in name and ".attention." not in name:
-            name = name.replace(".output.dense", ".ffn.output")
-        renamed[name] = value
-    missing, unexpected = model.load_state_dict(renamed, strict=False)
-    return list(missing), list(unexpected)
+    def _positions(self, tokens: Tensor, real_BL: Tensor | None) -> Tensor:
+        """[B, L] rows of the position embeddings; padding, which nothing attends to, has the row before the first."""
+        first = self.config.first_position
+        if real_BL is None:
+            return torch.arange(first, first + tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
+        real = real_BL.long()
+        return (real.cumsum(1) * real + (first - 1)).clamp(min=0)

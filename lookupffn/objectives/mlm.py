@@ -27,6 +27,7 @@ from lookupffn.objectives.perplexity import (
 from lookupffn.objectives.pretrained import check_tokenizer, own_tokenizer, starting_model
 from lookupffn.runs.token_counts import write_token_counts
 from lookupffn.storage import cache_root
+from lookupffn.vocabulary import unused_ids, vocabulary_size
 
 # nats below the unigram loss at which a model has left the plateau that masked language modelling starts on
 PLATEAU_MARGIN = 0.5
@@ -165,7 +166,8 @@ class MaskedLanguageModelling(Objective):
 def build_masker(data: PreparedData, mask_rate: float) -> Masker:
     """The masker of a tokenizer."""
     tokenizer = data.tokenizer
-    return Masker(len(tokenizer), tokenizer.mask_token_id, tokenizer.all_special_ids, mask_rate)
+    never = [*tokenizer.all_special_ids, *unused_ids(tokenizer)]
+    return Masker(vocabulary_size(tokenizer), tokenizer.mask_token_id, never, mask_rate)
 
 
 def mlm_costs(model: LookupRobertaForMaskedLM, masker: Masker, sequence_length: int) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def adopt_model(config: dict[str, Any]) -> ModelSource:
         **model,
         **{name: found[name] for name in _ARCHITECTURE},
         "name": (source.run_config or {}).get("model", {}).get("name", folder.name),
-        "max_positions": held.max_position_embeddings - held.pad_token_id - 1,
+        "max_positions": held.max_positions,
     }
     length = model.get("sequence_length")
     if isinstance(length, int) and length > config["model"]["max_positions"]:

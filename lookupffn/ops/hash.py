@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from lookupffn.ops.precision import autocast
+
 
 def nearest_codes(z_MTt: Tensor, num_probes: int) -> tuple[Tensor, Tensor]:
     """The codes of the N largest softmax terms, largest first. No gradient.
@@ -40,7 +42,7 @@ def nearest_codes(z_MTt: Tensor, num_probes: int) -> tuple[Tensor, Tensor]:
     # a product with powers of two is exact up to 2^24 in float32, and several times faster than an integer sum
     exact = torch.float64 if z_MTt.dtype == torch.float64 else torch.float32
     powers = (2.0 ** torch.arange(tau, device=z_MTt.device)).to(exact)
-    with torch.autocast(z_MTt.device.type, enabled=False):
+    with autocast(z_MTt.device, enabled=False):
         signs = ((z_MTt > 0).to(exact) @ powers).to(torch.int32).unsqueeze(-1)
     if num_probes == 1:
         return signs, torch.zeros_like(z_MTt[..., :1])

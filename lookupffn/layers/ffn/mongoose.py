@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from lookupffn.config.schema import option
 from lookupffn.layers.base import Options
 from lookupffn.layers.ffn.slide import LARGEST_BITS, SlideFFN
+from lookupffn.ops.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class MongooseFFN(SlideFFN):
             return
         o, M = self.options, x_Md.shape[0]
         chosen_m = torch.randint(max(1, M), (min(o.triplet_tokens, M),), device=x_Md.device)
-        with torch.autocast(x_Md.device.type, enabled=False):
+        with autocast(x_Md.device, enabled=False):
             weight_nd = self.intermediate.weight.detach()
             likeness_mn = self._likeness(x_Md.detach()[chosen_m].to(weight_nd.dtype), weight_nd)
             inner_mn, retrieved_mn = inner_Mn.detach()[chosen_m], retrieved_Mn[chosen_m]

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from lookupffn import cost, ops
 from lookupffn.config.schema import option
 from lookupffn.layers.base import FeedForward, Options
+from lookupffn.ops.precision import autocast
 
 LARGEST_BITS = 12  # 4,096 buckets a table: more than there are neurons
 _ZEROS = 2 / 3  # of a hash projection's coefficients, as in the paper
@@ -146,7 +147,7 @@ class SlideFFN(FeedForward):
     def retrieve(self, x_Md: Tensor) -> Tensor:
         """Which neurons share a bucket with each token: bool [M, n]. In training this is where tables are rebuilt."""
         # a code must not depend on the precision of the rest
-        with torch.autocast(x_Md.device.type, enabled=False):
+        with autocast(x_Md.device, enabled=False):
             weight_nd = self.intermediate.weight
             token_codes_ML = self.hash(x_Md.to(weight_nd.dtype))
             codes_Ln = self.hash(weight_nd).T
@@ -195,8 +196,7 @@ class SlideFFN(FeedForward):
 
     def average_neurons(self) -> float:
         """Neurons a token computes, as last measured; before that, what independent random codes would give."""
-        measured = self.neurons_per_token.item()
-        if measured >= 0:
+        if not self.neurons_per_token.is_meta and (measured := self.neurons_per_token.item()) >= 0:
             return measured
         o = self.options
         return o.intermediate_size * (1 - (1 - 2.0**-o.bits) ** (o.num_tables * o.tokens_per_pass))

@@ -24,6 +24,7 @@ from lookupffn import cost
 from lookupffn.config.schema import option
 from lookupffn.layers.base import FeedForward, Options
 from lookupffn.layers.usage import UsageCounter, entropy_bits
+from lookupffn.ops.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class SwitchFFN(FeedForward):
         Returns:
             [M, E] float32.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast(x.device, enabled=False):
             x = x.float()
             jitter = self.options.router_jitter
             if self.training and jitter:
@@ -105,6 +106,8 @@ class SwitchFFN(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
+        if x.is_meta:  # routes depend on numbers that are not there
+            return x.new_empty(*x.shape[:-1], self.out_features)
         x_Md = x.reshape(-1, self.in_features)
         probabilities_ME = self.route(x_Md)
         gate_M1, expert_M1 = probabilities_ME.max(-1, keepdim=True)

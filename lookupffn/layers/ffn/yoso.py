@@ -39,6 +39,7 @@ from lookupffn import cost, ops
 from lookupffn.config.schema import option
 from lookupffn.layers.base import FeedForward, Options
 from lookupffn.ops.bh4 import next_power_of_two
+from lookupffn.ops.precision import autocast
 
 FORMS = ("sampled", "expectation")
 _ROUNDS = 3  # diagonals and transforms of a fast hyperplane
@@ -114,12 +115,12 @@ class YosoFFN(FeedForward):
 
     def _expected_weights(self, q_Md: Tensor, k_nd: Tensor) -> Tensor:
         # half precision is too coarse for acos near 1
-        with torch.autocast(q_Md.device.type, enabled=False):
+        with autocast(q_Md.device, enabled=False):
             return _Weights.apply(q_Md, k_nd, collision_probability(q_Md, k_nd, self.options.bits), self.options.bits)
 
     def _sampled_weights(self, q_Md: Tensor, k_nd: Tensor) -> Tensor:
         o = self.options
-        with torch.autocast(q_Md.device.type, enabled=False), torch.no_grad():
+        with autocast(q_Md.device, enabled=False), torch.no_grad():
             diagonals = torch.randn_like(self.diagonals) if self.training else self.diagonals
             # as small as can be and contiguous for each hash: this loop is what a training step spends its time in
             small = torch.uint8 if o.bits <= 8 else torch.int16
@@ -132,7 +133,7 @@ class YosoFFN(FeedForward):
 
     def _read_tables(self, q_Md: Tensor, k_nd: Tensor) -> Tensor:
         o = self.options
-        with torch.autocast(q_Md.device.type, enabled=False):
+        with autocast(q_Md.device, enabled=False):
             codes_Mm, codes_nm = (self.hash(v, self.diagonals) for v in (q_Md, k_nd))
             table_mSd = self.value.new_zeros(o.num_hashes, 1 << o.bits, self.out_features)
             for table_Sd, codes_n in zip(table_mSd, codes_nm.T, strict=True):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from lookupffn.ops.hadamard import hadamard_transform
+from lookupffn.ops.precision import autocast, autocast_enabled
 
 FACTORS = 4
 
@@ -58,7 +59,7 @@ class _BH4(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x_Md: Tensor, folded: Tensor) -> Tensor:
         # under autocast the products give half precision; the backward must see the same types
-        ctx.autocast = torch.is_autocast_enabled(x_Md.device.type)
+        ctx.autocast = autocast_enabled(x_Md.device)
         ctx.save_for_backward(x_Md, folded)
         for h in _factor_inputs(x_Md, folded):  # noqa: B007 the last is the result
             pass
@@ -70,7 +71,7 @@ class _BH4(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         x_Md, folded = ctx.saved_tensors
         (M, d), (r, _, G, b, _) = x_Md.shape, folded.shape
-        with torch.autocast(x_Md.device.type, enabled=ctx.autocast):
+        with autocast(x_Md.device, enabled=ctx.autocast):
             inputs = list(_factor_inputs(x_Md, folded))[:FACTORS]
             grad_folded = torch.empty_like(folded)
             g = grad.view(M, r * G, b).transpose(0, 1)

@@ -2,18 +2,11 @@ import json
 
 import pytest
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    RobertaPreLayerNormConfig,
-    RobertaPreLayerNormForMaskedLM,
-)
+from transformers import AutoConfig, AutoModelForMaskedLM
 
-from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, LookupRobertaForSequenceClassification, UserError
+from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, UserError
 from lookupffn.layers import ffn_names
 from lookupffn.layers.ffn.gemm import GemmFFN
-from lookupffn.models import load_stock_weights
 
 SIZES = {
     "vocab_size": 90,
@@ -47,15 +40,6 @@ def test_round_trip_is_bit_identical(name, tokens, tmp_path):
         assert torch.equal(loaded(tokens).logits, saved(tokens).logits)
 
 
-def test_other_heads_share_the_encoder(tokens, tmp_path):
-    saved = model({"name": "lookup", "num_tables": 8})
-    saved.save_pretrained(tmp_path)
-    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3).eval()
-    assert isinstance(classifier, LookupRobertaForSequenceClassification)
-    assert classifier(tokens).logits.shape == (3, 3)
-    assert torch.equal(classifier.base_model(tokens)[0], saved.base_model(tokens)[0])
-
-
 def test_a_parameter_missing_from_a_checkpoint_is_initialised_and_the_rest_kept(tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -70,33 +54,6 @@ def test_a_parameter_missing_from_a_checkpoint_is_initialised_and_the_rest_kept(
     assert state[missing].std().item() == pytest.approx(0.02, rel=0.1)
     other = missing.replace("ffn.table", "ffn.projection")
     assert torch.equal(state[other], saved.state_dict()[other])
-
-
-def test_gemm_with_the_same_weights_is_the_stock_class(tokens):
-    stock = RobertaPreLayerNormForMaskedLM(RobertaPreLayerNormConfig(**SIZES)).eval()
-    ours = model({"name": "gemm"})
-    assert load_stock_weights(ours, stock) == ([], [])
-    assert torch.equal(ours(tokens).logits, stock(tokens).logits)
-    padding = torch.ones_like(tokens)
-    padding[:, 20:] = 0
-    assert torch.equal(ours(tokens, attention_mask=padding).logits, stock(tokens, attention_mask=padding).logits)
-
-
-def test_head_runs_on_masked_positions_only(tokens):
-    m = model({"name": "lookup", "num_tables": 8})
-    positions = torch.stack([torch.randperm(32)[:5].sort().values for _ in range(3)])
-    targets = tokens.gather(1, positions)
-    labels = torch.full_like(tokens, -100).scatter(1, positions, targets)
-    full = m(tokens).logits
-    by_position = m(tokens, masked_positions=positions, labels=targets)
-    by_label = m(tokens, labels=labels)
-    expected = full.gather(1, positions[..., None].expand(-1, -1, 90))
-    assert by_position.logits.shape == (3, 5, 90) and by_label.logits.shape == (15, 90)
-    assert torch.allclose(by_position.logits, expected, atol=1e-6)
-    assert torch.allclose(by_label.logits, expected.flatten(0, 1), atol=1e-6)
-    loss = torch.nn.functional.cross_entropy(expected.flatten(0, 1), targets.flatten())
-    assert by_position.loss.item() == pytest.approx(loss.item(), rel=1e-6)
-    assert by_label.loss.item() == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_attention_is_sdpa_and_hidden_states_are_given():
@@ -181,8 +138,44 @@ def test_gemm_takes_its_width_from_the_model_unless_told():
         ({"position_init": "sinusoid"}, "did you mean 'sinusoidal'"),
         ({"attention_init": "mimic"}, "did you mean 'mimetic'"),
         ({"hidden_size": 50}, "not a multiple of num_attention_heads"),
+        ({"chunk_size_feed_forward": -1}, "chunk_size_feed_forward must be 0"),
+        ({"chunk_size_feed_forward": True}, "chunk_size_feed_forward must be 0"),
+        ({"chunk_size_feed_forward": "4"}, "chunk_size_feed_forward must be 0"),
+        ({"num_labels": 10**8}, "num_labels is 100000000"),
     ],
 )
 def test_bad_configurations(sizes, message):
     with pytest.raises(UserError, match=message):
         LookupRobertaConfig(**SIZES | sizes)
+
+
+@pytest.mark.parametrize("name", ["lookup", "switch"])
+@pytest.mark.parametrize("chunk", [1, 5, 32, 100])
+def test_chunks_of_any_size_change_nothing(name, chunk, tokens):
+    whole = model({"name": name})
+    cut = model({"name": name}, chunk_size_feed_forward=chunk)
+    cut.load_state_dict(whole.state_dict())
+    assert torch.allclose(cut(tokens).logits, whole(tokens).logits, atol=1e-5)
+    # in training a chunk would be routed, and its auxiliary loss counted, by itself
+    cut.train()(tokens, labels=tokens).loss.backward()
+
+
+@pytest.mark.parametrize("name", ffn_names())
+def test_on_the_meta_device_there_are_shapes_and_costs(name, tokens):
+    m = model({"name": name})
+    flops = m.cost(32).flops
+    m = m.to("meta")
+    assert m.cost(32).flops == flops
+    for mode in (True, False):
+        assert m.train(mode)(tokens.to("meta")).logits.shape == (3, 32, 90)
+
+
+def test_a_sequence_beyond_the_positions_is_refused_in_one_line():
+    m = model(None)
+    with pytest.raises(UserError, match="39 tokens is longer than the model's 38 positions"):
+        m(torch.randint(5, 90, (1, 39)))
+    with pytest.raises(UserError, match="38 positions"):
+        m(inputs_embeds=torch.zeros(1, 39, 48))
+    # padding, at RoBERTa's, takes no position
+    padded = torch.cat([torch.randint(5, 90, (1, 38)), torch.ones(1, 4, dtype=torch.long)], 1)
+    assert m(padded).logits.shape == (1, 42, 90)
