@@ -90,6 +90,8 @@ class _EncoderForward:
             raise UserError(f"the model is optimised for inference, which does not offer {what}: load it anew for that")
         if input_ids.dim() != 2 or (attention_mask is not None and attention_mask.shape != input_ids.shape):
             raise UserError("an optimised model takes input_ids and attention_mask of one shape [sequences, tokens]")
+        if position_ids is None:
+            position_ids = self.module.positions(input_ids, attention_mask)
         hidden = self.encoder.encode(input_ids, attention_mask, token_type_ids, position_ids)
         pooler = self.module.pooler
         pooled = None if pooler is None else pooler(hidden.to(pooler.dense.weight.dtype))

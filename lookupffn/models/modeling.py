@@ -231,12 +231,8 @@ class LookupRobertaModel(LookupRobertaPreTrainedModel, RobertaPreLayerNormModel)
         Raises:
             UserError: a sequence has more tokens than the model has positions.
         """
-        tokens = input_ids if input_ids is not None else inputs_embeds
-        if position_ids is None and tokens is not None:
-            real_BL = self._real_tokens(input_ids, attention_mask)
-            self._check_length(tokens.shape[1], real_BL)
-            if not self.config.stock_positions:
-                position_ids = self._positions(tokens, real_BL)
+        if position_ids is None:
+            position_ids = self.positions(input_ids, attention_mask, inputs_embeds)
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -245,6 +241,28 @@ class LookupRobertaModel(LookupRobertaPreTrainedModel, RobertaPreLayerNormModel)
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
+
+    def positions(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None
+    ) -> Tensor | None:
+        """[B, L] rows of the position embeddings; None where the stock embeddings count them as this model does.
+
+        Raises:
+            UserError: a sequence has more tokens than the model has positions.
+        """
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        if tokens is None:  # for the stock model to refuse
+            return None
+        real_BL = self._real_tokens(input_ids, attention_mask)
+        self._check_length(tokens.shape[1], real_BL)
+        if self.config.stock_positions:
+            return None
+        first = self.config.first_position
+        if real_BL is None:
+            return torch.arange(first, first + tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
+        real = real_BL.long()
+        # padding, which nothing attends to, has the row before the first
+        return (real.cumsum(1) * real + (first - 1)).clamp(min=0)
 
     def _real_tokens(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
         """[B, L], False where padded; None where that cannot be told and every token counts."""
@@ -260,11 +278,3 @@ class LookupRobertaModel(LookupRobertaPreTrainedModel, RobertaPreLayerNormModel)
                 f"a sequence of {length} tokens is longer than the model's {longest} positions: cut it, for example "
                 f"with the tokenizer's truncation=True, max_length={longest}"
             )
-
-    def _positions(self, tokens: Tensor, real_BL: Tensor | None) -> Tensor:
-        """[B, L] rows of the position embeddings; padding, which nothing attends to, has the row before the first."""
-        first = self.config.first_position
-        if real_BL is None:
-            return torch.arange(first, first + tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
-        real = real_BL.long()
-        return (real.cumsum(1) * real + (first - 1)).clamp(min=0)
