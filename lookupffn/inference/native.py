@@ -132,7 +132,9 @@ class NativeEncoder:
         weakref.finalize(self, _ops.encoder_free, self.handle)
         em = model.embeddings
         tables = _floats(em.word_embeddings.weight, em.position_embeddings.weight, em.token_type_embeddings.weight)
-        _ops.encoder_embeddings(self.handle, *tables, em.padding_idx, *_norm(em.LayerNorm))
+        _ops.encoder_embeddings(
+            self.handle, *tables, -1 if em.padding_idx is None else em.padding_idx, *_norm(em.LayerNorm)
+        )
         for index, layer in enumerate(model.encoder.layer):
             self._add_attention(index, layer.attention, config.num_attention_heads)
             self._add_ffn(index, _norm(layer.ffn_layer_norm), layer.ffn)

@@ -21,6 +21,9 @@ class _PlaceholderTokenizer:
 
     bos_token_id, pad_token_id, eos_token_id = 0, 1, 2
 
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
     def __len__(self) -> int:
         return SMALLEST_VOCABULARY
 
