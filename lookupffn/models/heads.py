@@ -1,7 +1,8 @@
 """The encoder with transformers' heads, and losses as transformers' Trainer expects them.
 
 Trainer counts the labelled items of all micro-batches of a step and hands the number to each of them: the loss is then
-the micro-batch's sum over that number, so that accumulating gradients changes neither loss nor gradient.
+the micro-batch's sum over that number, so that accumulating gradients changes neither loss nor gradient. The
+feed-forwards' auxiliary losses are part of that loss; a loop of one's own adds ``auxiliary_losses`` to the mean.
 
 Dimensions: B sequences, L tokens a sequence, P masked positions a sequence, C choices, n labels, d hidden size,
 V vocabulary.
@@ -71,8 +72,8 @@ class _OnLookupEncoder(LookupRobertaPreTrainedModel):
             position_ids: see input_ids.
             inputs_embeds: instead of input_ids.
             labels: as the stock class takes them.
-            num_items_in_batch: what the summed loss is divided by; the number of labelled items if None. In training
-                the feed-forwards' auxiliary losses are added in the same proportion.
+            num_items_in_batch: what the summed loss is divided by, and with which, in training, the feed-forwards'
+                auxiliary losses are added in proportion; if None the loss is the mean, and alone.
             return_dict: as everywhere in transformers.
             **kwargs: passed to the encoder (output_hidden_states, output_attentions).
         """
@@ -95,9 +96,8 @@ class _OnLookupEncoder(LookupRobertaPreTrainedModel):
         return _reduced(cross_entropy, logits.flatten(0, -2).float(), labels.flatten(), items)
 
     def _with_auxiliary(self, loss: Tensor, labels: Tensor, items: Items) -> Tensor:
-        auxiliary = self.auxiliary_losses().values() if self.training else ()
-        part = 1.0 if items is None or not auxiliary else (labels != _IGNORED).sum().to(loss.device) / items
-        return sum((part * one for one in auxiliary), loss)
+        auxiliary = self.auxiliary_losses().values() if self.training and items is not None else ()
+        return sum(((labels != _IGNORED).sum().to(loss.device) / items * one for one in auxiliary), loss)
 
     def _answer(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
@@ -190,14 +190,12 @@ class LookupRobertaForMaskedLM(_OnLookupEncoder, RobertaPreLayerNormForMaskedLM)
             inputs_embeds: [B, L, d], instead of input_ids.
             labels: [B, L] with -100 where not masked, or [B, P] beside ``masked_positions``.
             masked_positions: [B, P], where the head runs; everywhere if None. Of several times the head's cost at L.
-            num_items_in_batch: what the summed loss is divided by; the number of labelled positions if None.
+            num_items_in_batch: see the other heads'.
             return_dict: as everywhere in transformers.
             **kwargs: passed to the encoder (output_hidden_states, output_attentions).
 
         Returns:
-            loss: mean cross-entropy in nats over labelled positions, None without labels. In training without
-                ``masked_positions`` the feed-forwards' auxiliary losses are added to it; with them that is the
-                caller's to do (``auxiliary_losses``).
+            loss: mean cross-entropy in nats over labelled positions, None without labels; see num_items_in_batch.
             logits: [B, L, V], or [B, P, V] with ``masked_positions``.
         """
         outputs = self.roberta_prelayernorm(
@@ -216,8 +214,7 @@ class LookupRobertaForMaskedLM(_OnLookupEncoder, RobertaPreLayerNormForMaskedLM)
         loss = None
         if labels is not None:
             loss = self._loss(logits, labels, num_items_in_batch)
-            if masked_positions is None:
-                loss = self._with_auxiliary(loss, labels, num_items_in_batch)
+            loss = self._with_auxiliary(loss, labels, num_items_in_batch)
         return self._answer(
             MaskedLMOutput(
                 loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
