@@ -32,12 +32,11 @@ def groups() -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Draws all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-plots", action="store_false", dest="plots", help="write tables only")
-    args = parser.parse_args(arguments)
+    parser.parse_args(arguments)
     os.chdir(ROOT)  # tables name runs by their paths
     for name in tqdm(groups(), desc="results", unit="group"):
         latency = LATENCY if LATENCY.exists() else None
-        compare_runs([RESULTS / "runs" / name], RESULTS / name, latency=latency, plots=args.plots)
+        compare_runs([RESULTS / "runs" / name], RESULTS / name, latency=latency)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
     python scripts/measure_latency.py outputs/ --output latency.json
     python scripts/measure_latency.py outputs/ --output latency.json --tokens 4096 --threads 1 --repeat 15
 
-Each feed-forward (name, options and sizes; learning rates and seeds make no other) is timed at inference, all layers of
-its model together, by turns with GEMM of the model's intermediate size, in one process; figures are medians. Weights
-are the best run's, and so are inputs: what its layers' LayerNorms give for validation text of the run, for how long a
-feed-forward takes may depend on both. Without a model folder weights are new, and without text inputs are normal random
-numbers; latency.json says which.
+Each feed-forward (name, options and sizes; learning rates and seeds do not matter) is timed at inference, all layers of
+its model together, alternating with GEMM of the model's intermediate size in one process; figures are medians. How long
+a feed-forward takes may depend on its weights and inputs, so both are those of the best run: the inputs are what its
+LayerNorms give for the run's validation text. Without a model folder the weights are new, and without text the inputs
+are normal random numbers; latency.json says which.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def trained(run: Run, tokens: int, cache: str | None) -> tuple[list[nn.Module], 
     Args:
         run: a run with its model folder.
         tokens: how many.
-        cache: where prepared text is kept; the run's own place if None.
+        cache: where prepared text is kept; None for where the run kept it.
 
     Returns:
         A module a layer, and [tokens, hidden size] a layer or None where there is no text.
@@ -85,7 +85,7 @@ def measure(run: Run, tokens: int, repeat: int, cache: str | None) -> dict[str, 
         run: whose.
         tokens: in a call.
         repeat: calls that a median is over.
-        cache: where prepared text is kept; the run's own place if None.
+        cache: where prepared text is kept; None for where the run kept it.
 
     Raises:
         UserError: the run's model is damaged or its feed-forward cannot be built.

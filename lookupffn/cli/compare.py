@@ -19,6 +19,7 @@ from pathlib import Path
 from lookupffn.cli.launch import EXIT_USER_ERROR, report_failure
 from lookupffn.errors import UserError
 from lookupffn.report.compare import SORTS, compare_runs
+from lookupffn.report.inference_times import read_times
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,6 +32,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder to write; an earlier comparison is replaced (default: comparison/ in FOLDER)",
     )
     parser.add_argument("--latency", type=Path, metavar="JSON", help="CPU times of scripts/measure_latency.py")
+    parser.add_argument(
+        "--projected", action="append", default=[], type=Path, metavar="JSON",
+        help="times projected to a machine, in the form of latency.json; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--sort", choices=SORTS, default="flops", help="order of the tables (default: flops)")
     parser.add_argument(
         "--x", action="append", default=[], metavar="SETTING", dest="swept",
@@ -46,7 +51,7 @@ def run(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     text = compare_runs(
         args.folders, args.output, latency=args.latency, strict=args.strict, sort=args.sort, swept=args.swept,
-        plots=args.plots,
+        projected=[read_times(path) for path in args.projected], plots=args.plots,
     )  # fmt: skip
     sys.stdout.write(text)
 

@@ -1,6 +1,7 @@
-"""How long functions and modules take: medians over calls by turns, in one process.
+"""How long functions and modules take: medians over alternating calls in one process.
 
-Two processes, or two moments, see two different machines; what is compared is therefore called by turns.
+Clock rates and caches differ between processes and from one moment to the next, so what is compared is called
+alternately.
 
 M: tokens in a call, d: hidden size.
 """
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 
 
 def medians(functions: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """Seconds a call of each function, by turns after one call to warm up.
+    """Median seconds a call of each function, called alternately after one call each to warm up.
 
-    With one thread the seconds are of CPU time, which other processes disturb less.
+    With one thread these are seconds of CPU time, which other processes disturb less.
 
     Args:
         functions: what to call, by name.
@@ -55,7 +56,7 @@ def runner(module: nn.Module, inputs: Sequence[Tensor], mode: str) -> Callable[[
 
 
 def layers_runner(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Callable[[], None]:
-    """A function that passes each input through its own module at inference, as a model does layer by layer.
+    """A function that passes each input through its own module at inference, as the layers of a model do.
 
     Args:
         modules: in evaluation mode.

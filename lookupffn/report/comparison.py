@@ -17,6 +17,8 @@ from lookupffn.report.significance import Difference, Spread, difference, spread
 
 # a race is read where training went on for this many times the slowest plateau exit
 HORIZON = 3
+# and for this many times the slowest second fall, where runs recorded one
+SECOND_HORIZON = 2
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,12 @@ class Comparison:
         return difference(row.losses, other.losses)
 
     def verdict(self, row: Row, other: Row) -> str:
-        """Who is better; none before both have two seeds and are ``HORIZON`` times past the plateau."""
+        """Who is better; none before both have two seeds and are well past the plateau and the second fall."""
         exits = [row.exit_tokens, other.exit_tokens]
-        early = None in exits or self.group.conditions["tokens"] < HORIZON * max(exits)
+        falls = [row.second_fall_tokens or 0, other.second_fall_tokens or 0]
+        early = None in exits or self.group.conditions["tokens"] < max(
+            HORIZON * max(exits), SECOND_HORIZON * max(falls)
+        )
         return self.difference(row, other).verdict(early=early)
 
     def training_difference(self, row: Row, other: Row) -> Difference | None:

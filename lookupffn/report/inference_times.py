@@ -26,7 +26,7 @@ class InferenceTime:
 
     Attributes:
         us_per_token: microseconds a token.
-        ratio: GEMM's time over it: measured in the same process, by turns, or projected to the same machine.
+        ratio: GEMM's time over it: measured alternately in the same process, or projected to the same machine.
     """
 
     us_per_token: float

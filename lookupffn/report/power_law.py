@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 # exponents that are looked at; published ones for language models lie between 0.05 and 0.6
 _BETAS = np.geomspace(0.02, 2.0, 400)
@@ -67,6 +66,8 @@ def fit(tokens: Sequence[float], losses: Sequence[float]) -> PowerLaw:
         tokens: [H] horizons, at least ``FEWEST_HORIZONS``.
         losses: [H] mean losses.
     """
+    from scipy.optimize import minimize_scalar
+
     unit = float(np.exp(np.mean(np.log(tokens))))
     x, y = np.asarray(tokens, float) / unit, np.asarray(losses, float)[None]
     errors = _solve(x, y, _BETAS)[2][0]

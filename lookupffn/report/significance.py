@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 BETTER, WORSE, TIE = "better", "worse", "tie"
@@ -68,6 +67,8 @@ def difference(sample: Mapping[Hashable, float], other: Mapping[Hashable, float]
         sample: a value a seed.
         other: the same of what it is compared with.
     """
+    from scipy import stats  # takes a second, which a refused command need not wait for
+
     shared = [seed for seed in sample if seed in other]
     if len(shared) >= 2:
         differences = np.array([sample[seed] - other[seed] for seed in shared])

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lookupffn.report.comparison import HORIZON, Comparison, Row
+from lookupffn.report.comparison import HORIZON, SECOND_HORIZON, Comparison, Row
 from lookupffn.report.groups import Group
 from lookupffn.report.loss_curves import FALL_OFF
 from lookupffn.report.runs import LeftOut, perplexity
@@ -169,7 +169,8 @@ def _differences(comparison: Comparison) -> str:
         f"## Differences\n\n{escaped(named)}. Seeds that both variants have are compared in pairs (the same data in "
         "the same order); where they share fewer than two, the interval is Welch's. It is the 95% t-interval of the "
         "difference: better or worse where it excludes zero, else a tie. There is no verdict before both sides have "
-        f"two seeds and were trained for {HORIZON} times their slowest plateau exit. A variant whose training loss is "
+        f"two seeds and were trained for {HORIZON} times their slowest plateau exit and, where it was recorded, "
+        f"{SECOND_HORIZON} times their slowest second fall. A variant whose training loss is "
         "behind as well underfits; one whose validation loss alone is behind generalises worse."
     )
     ffns = [row.ffn for row in comparison.rows]

@@ -1,7 +1,7 @@
 import pytest
 
 from lookupffn.cli import compare
-from tests.report.synthetic import write_race, write_run
+from tests.report.synthetic import write_latency, write_race, write_run
 
 
 def test_compares_and_prints(tmp_path, capsys):
@@ -29,3 +29,11 @@ def test_help_says_what_it_does(capsys):
         compare.main(["--help"])
     assert stop.value.code == 0
     assert "--x SETTING" in capsys.readouterr().out
+
+
+def test_projected_times_are_read_from_files(tmp_path):
+    write_race(tmp_path / "runs")
+    gemm = {"ffn": "gemm", "ffn_options": {"intermediate_size": 512, "hidden_act": "gelu"}, "us_per_token": 3.0}
+    path = write_latency(tmp_path / "other.json", gemm | {"ratio": 1.0}, device_name="another one", projected=True)
+    compare.run([str(tmp_path / "runs"), "--projected", str(path), "--no-plots"])
+    assert "µs a token on another one (projected)" in (tmp_path / "runs" / "comparison" / "table.md").read_text()

@@ -166,9 +166,9 @@ def write_race(folder: Path) -> Path:
     return folder
 
 
-def write_latency(path: Path, *entries: dict[str, Any]) -> Path:
-    """A latency.json with entries for the model of ``write_run``."""
+def write_latency(path: Path, *entries: dict[str, Any], **head: Any) -> Path:
+    """A latency.json with entries for the model of ``write_run``; ``head`` replaces what it says of the machine."""
     sizes = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 512}
     content = {"device_name": "a machine", "threads": 2, "tokens": 4096, "variants": [sizes | e for e in entries]}
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content | head))
     return path

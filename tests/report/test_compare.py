@@ -219,8 +219,7 @@ def test_without_an_output_the_comparison_stands_beside_the_runs(tmp_path, monke
 def test_projected_times_are_shown_and_drawn_beside_measured_ones(tmp_path):
     write_race(tmp_path / "runs")
     gemm = {"ffn": "gemm", "ffn_options": {"intermediate_size": 512, "hidden_act": "gelu"}, "us_per_token": 3.0}
-    path = write_latency(tmp_path / "other.json", gemm | {"ratio": 1.0})
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"device_name": "another one", "projected": True}))
+    path = write_latency(tmp_path / "other.json", gemm | {"ratio": 1.0}, device_name="another one", projected=True)
     compare_runs([tmp_path / "runs"], tmp_path / "out", projected=[read_times(path)])
     assert {f"perplexity-another_one.{kind}" for kind in FORMATS} <= files(tmp_path / "out").keys()
     rows = {row["variant"]: row for row in records(tmp_path / "out" / "table.csv")}

@@ -124,6 +124,13 @@ def test_no_verdict_before_both_are_past_the_plateau(tmp_path, exit_step):
     assert verdict(tmp_path, "a", "b") == BETTER
 
 
+def test_no_verdict_before_the_second_fall_is_half_of_the_run_away(tmp_path):
+    write_seeds(tmp_path, "a", [4.0, 4.01])
+    write_seeds(tmp_path, "early", [5.0, 5.01], second_fall_step=750)
+    write_seeds(tmp_path, "late", [6.0, 6.01], second_fall_step=751)
+    assert verdict(tmp_path, "a", "early") == BETTER and verdict(tmp_path, "a", "late") == EARLY
+
+
 def test_training_losses_are_compared_as_validation_losses_are(tmp_path):
     for seed, (own, gemm) in enumerate(((3.0, 3.1), (3.2, 3.35))):
         write_run(tmp_path / f"lookup-{seed}", seed=seed, training_loss=own)
