@@ -25,7 +25,7 @@ def test_train_then_evaluate(tiny: Workspace, tmp_path: Path):
     (folder,) = (tmp_path / "outputs").iterdir()
     assert folder.name.startswith("lookup-tiny-text-seed0-")
     assert {p.name for p in folder.iterdir()} == {
-        "checkpoints", "config.yaml", "metrics.jsonl", "model", "summary.json", "wandb",
+        "checkpoints", "config.yaml", "metrics.jsonl", "model", "summary.json", "token_counts.json", "wandb",
     }  # fmt: skip
     assert list((folder / "wandb").glob("offline-run-*"))
     summary = json.loads((folder / "summary.json").read_text())

@@ -47,12 +47,13 @@ class Budget:
         if self.unit == "minutes":
             return None
         per_step = {
-            "steps": 1,
-            "epochs": 1 / steps_per_epoch,
+            "steps": 1.0,
+            "epochs": 1.0 / steps_per_epoch,
             "tokens": tokens_per_step,
             "flops": tokens_per_step * training_flops_per_token,
         }
-        return max(1, math.ceil(self.amount / per_step[self.unit]))
+        # an epoch of 0.1 * 30 steps is 3 of them, not 4
+        return max(1, math.ceil(round(self.amount / per_step[self.unit], 6)))
 
 
 @dataclass(frozen=True, kw_only=True)

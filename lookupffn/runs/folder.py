@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from lookupffn.runs.names import (
     SUMMARY,
     TOKEN_COUNTS,
     default_name,
-    member_folder,
+    member_name,
 )
 from lookupffn.runs.reading import flatten, read_config
 from lookupffn.storage import write_atomically
@@ -66,17 +66,31 @@ class RunFolder:
         unlock(self._lock)
 
 
-def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> RunFolder | None:
+def member_folder(config: dict[str, Any], differing: Sequence[str] = ()) -> Path:
+    """The folder of a sweep member, in output_dir or outputs/, named by the settings in which the members differ.
+
+    Where that name is taken by a run with other settings, and where an earlier version began the member under its
+    default name, it is the default name.
+    """
+    parent = Path("outputs" if config["output_dir"] is None else config["output_dir"])
+    by_hash, path = parent / default_name(config), parent / member_name(config, differing)
+    return by_hash if by_hash.exists() or _differences(path, config) else path
+
+
+def open_run_folder(
+    config: dict[str, Any], *, sweep_member: bool = False, differing: Sequence[str] = ()
+) -> RunFolder | None:
     """Finds or makes the folder of a run, locks it, and writes config.yaml.
 
     Without ``output_dir`` the folder has the default name: the same command goes on with its unfinished run, and takes
     the next free suffix (-2, -3, ...) where that run is finished or still alive. An explicit ``output_dir`` is the
-    folder itself; the members of a sweep have folders of their default names inside it. With ``overwrite`` the run in
+    folder itself; the members of a sweep have folders inside it (see ``member_folder``). With ``overwrite`` the run in
     the folder, default or explicit, is replaced, unless it is this very run and can go on from a checkpoint.
 
     Args:
         config: the resolved config.
         sweep_member: whether this is one run of several.
+        differing: the settings in which these differ, as "ffn.num_tables", "seed".
 
     Returns:
         The folder, or None where this member of a sweep is already finished.
@@ -85,7 +99,7 @@ def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> Ru
         UserError: the folder is finished, in use, holds another run, or cannot be written.
     """
     name = default_name(config)
-    if config["output_dir"] is None and not config["overwrite"]:
+    if config["output_dir"] is None and not config["overwrite"] and not sweep_member:
         for path in _suffixed(Path("outputs") / name):
             held = None if (path / SUMMARY).exists() else lock(path)
             if held is None:
@@ -94,7 +108,7 @@ def open_run_folder(config: dict[str, Any], *, sweep_member: bool = False) -> Ru
                 return _claim(path, held, config)
             unlock(held)
     by_name = sweep_member or config["output_dir"] is None
-    path = member_folder(config) if by_name else Path(config["output_dir"])
+    path = member_folder(config, differing) if by_name else Path(config["output_dir"])
     if (path / SUMMARY).exists() and not config["overwrite"]:
         if sweep_member:
             logger.info("%s is finished: skipped", path)

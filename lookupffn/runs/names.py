@@ -10,10 +10,15 @@ summary.json       written last: a folder that has one is finished
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lookupffn.config.schema import rule_of
+from lookupffn.layers import ffn_class, ffn_names
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -28,19 +33,80 @@ INNER_FOLDERS = (CHECKPOINTS, MODEL, "wandb", "trackio")
 NOT_IN_NAME = ("output_dir", "overwrite", "cache_dir", "tracker")
 
 
-def default_name(config: dict[str, Any]) -> str:
+# settings that did not exist when earlier runs were named; at these values they do not show in a name
+_ADDED_LATER = {"training": {"max_epochs": None}}
+_LONGEST_NAME = 120
+
+
+def default_name(config: Mapping[str, Any]) -> str:
     """{ffn}-{model}-{data or task}-seed{seed}-{hash of everything that defines the run}."""
-    defining = {key: value for key, value in config.items() if key not in NOT_IN_NAME}
-    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    parts = [config["ffn"]["name"], config["model"]["name"], source_name(config), f"seed{config['seed']}", digest]
-    return "-".join(str(part).replace("/", "_") for part in parts)
+    return f"{_subject(config)}-seed{config['seed']}-{_digest(config)}"
 
 
-def source_name(config: dict[str, Any]) -> str:
+def group_name(config: Mapping[str, Any], differing: Sequence[str] = ()) -> str:
+    """The same for runs that differ by nothing but their seed; ``differing`` as for ``member_name``."""
+    parts = _parts(config, differing)
+    return "-".join(parts) if len(parts) > 1 else f"{_subject(config)}-{_digest({**config, 'seed': None})}"
+
+
+def member_name(config: Mapping[str, Any], differing: Sequence[str]) -> str:
+    """lookup-T32-S256-seed0: the feed-forward, the settings in which the members of a sweep differ, and the seed.
+
+    Args:
+        config: of the member.
+        differing: the settings, as "ffn.num_tables", "seed". Without any, the name is the default one.
+    """
+    name = "-".join([*_parts(config, differing), f"seed{config['seed']}"])
+    return name if differing and len(name) <= _LONGEST_NAME else default_name(config)
+
+
+def _subject(config: Mapping[str, Any]) -> str:
+    """lookup-tiny-text."""
+    return "-".join(_plain(part) for part in (config["ffn"]["name"], config["model"]["name"], source_name(config)))
+
+
+def source_name(config: Mapping[str, Any]) -> str:
     """What a run trains on: its corpus, or the task that it is fine-tuned for."""
     return config["task" if "task" in config else "data"]["name"]
 
 
-def member_folder(config: dict[str, Any]) -> Path:
-    """The folder of a sweep member: by its default name, in output_dir or outputs/."""
-    return Path("outputs" if config["output_dir"] is None else config["output_dir"]) / default_name(config)
+def _digest(config: Mapping[str, Any]) -> str:
+    defining = {key: value for key, value in config.items() if key not in NOT_IN_NAME}
+    for section, added in _ADDED_LATER.items():
+        values = defining.get(section) or {}
+        defining[section] = {key: value for key, value in values.items() if key not in added or value != added[key]}
+    return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _parts(config: Mapping[str, Any], differing: Sequence[str]) -> list[str]:
+    parts = [_plain(config["ffn"]["name"])]
+    differing = [key for key in differing if key.split(".")[0] not in (*NOT_IN_NAME, "seed") and key != "ffn.name"]
+    # model=tiny,mini differs in every size, and its name says them all
+    named = {key.split(".")[0] for key in differing if key.endswith(".name")} - {"ffn", "optimizer"}
+    symbols = _symbols(config["ffn"]["name"])
+    for key in differing:
+        section, _, option = key.rpartition(".")
+        if section.split(".")[0] in named:
+            if option == "name":
+                parts.append(_plain(config[section]["name"]))
+            continue
+        value: Any = config
+        for step in key.split("."):
+            value = value.get(step) if isinstance(value, Mapping) else None
+        if value is None:
+            continue
+        label = symbols.get(option, option) if section == "ffn" else option
+        plain = f"{value:g}" if isinstance(value, float) else _plain(value)
+        parts.append(f"{label}{plain}" if isinstance(value, int | float) else f"{label}_{plain}")
+    return parts
+
+
+def _symbols(ffn: str) -> dict[str, str]:
+    """The letters that stand for a feed-forward's options: {"num_tables": "T"}."""
+    fields = dataclasses.fields(ffn_class(ffn).Options) if ffn in ffn_names() else ()
+    return {field.name: rule_of(field).symbol for field in fields if rule_of(field).symbol}
+
+
+def _plain(value: object) -> str:
+    """Text that any file system takes."""
+    return re.sub(r"[^\w.+-]", "_", str(value))

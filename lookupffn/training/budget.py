@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from accelerate import Accelerator
 from lookupffn.config.sections import TrainingSettings
 from lookupffn.cost import TRAINING_MULTIPLE
 from lookupffn.distributed.processes import broadcast
+from lookupffn.objectives import Objective
+
+logger = logging.getLogger(__name__)
 
 
 class Clock:
@@ -55,6 +59,16 @@ def budget_progress(accelerator: Accelerator, settings: TrainingSettings, clock:
     if settings.budget.unit != "minutes":
         return 0.0
     return broadcast(accelerator, min(1.0, clock.seconds() / (60.0 * settings.budget.amount)))
+
+
+def total_steps(settings: TrainingSettings, objective: Objective, flops_per_token: float) -> int | None:
+    """Optimizer steps of a run; None where only the clock knows."""
+    steps = settings.budget.steps(objective.tokens_per_step, flops_per_token, objective.steps_per_epoch)
+    most = settings.max_steps
+    if settings.max_epochs is not None and most is not None and most < steps:
+        logger.info("training.max_steps=%d comes before training.max_epochs=%g", most, settings.max_epochs)
+        return most
+    return steps
 
 
 def training_flops_per_token(costs: Mapping[str, Any]) -> float:

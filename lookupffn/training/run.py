@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -14,25 +16,29 @@ from lookupffn.errors import UserError
 from lookupffn.objectives import Objective
 from lookupffn.objectives.finite import NonFiniteError
 from lookupffn.runs.checkpoint import what_is_kept
-from lookupffn.runs.folder import open_run_folder
-from lookupffn.runs.names import CHECKPOINTS, member_folder
+from lookupffn.runs.folder import member_folder, open_run_folder
+from lookupffn.runs.names import CHECKPOINTS, group_name
 from lookupffn.runs.reading import read_summary
 from lookupffn.signals import Interrupted, handling, name, received
 from lookupffn.training.checks import check_config
 from lookupffn.training.failures import advice, failure
 from lookupffn.training.setup import resolve
+from lookupffn.training.tracking import start_tracker
 from lookupffn.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, objective_class: type[Objective], *, sweep_member: bool = False) -> dict[str, Any] | None:
+def train(
+    cfg: DictConfig, objective_class: type[Objective], *, sweep_member: bool = False, differing: Sequence[str] = ()
+) -> dict[str, Any] | None:
     """Trains one model and leaves its run folder.
 
     Args:
         cfg: the composed config.
         objective_class: what to train for.
         sweep_member: whether this is one run of several.
+        differing: the settings in which these differ, as "ffn.num_tables", "seed": its folder is named by them.
 
     Returns:
         The contents of summary.json, also of a sweep member that was finished already; None on every process but the
@@ -49,14 +55,16 @@ def train(cfg: DictConfig, objective_class: type[Objective], *, sweep_member: bo
     accelerator = start_accelerator(settings.precision, settings.gradient_accumulation_steps)
     training_settings(config["training"], accelerator.num_processes)
 
-    folder = on_main(accelerator, lambda: open_run_folder(config, sweep_member=sweep_member))
+    folder = on_main(accelerator, lambda: open_run_folder(config, sweep_member=sweep_member, differing=differing))
     path = broadcast(accelerator, None if folder is None else folder.path)
     if path is None:
-        return on_main(accelerator, lambda: read_summary(member_folder(config)))
+        return on_main(accelerator, lambda: read_summary(member_folder(config, differing)))
     logger.info("run folder: %s", path)
     try:
         with handling():
-            trainer = Trainer(path, objective, settings, accelerator, started, sweep_member=sweep_member)
+            group = group_name(config, differing)
+            tracker = partial(start_tracker, path, config, group, sweep_member=sweep_member)
+            trainer = Trainer(path, objective, settings, accelerator, tracker, started)
             if folder is not None:
                 folder.write_config(config)
             return trainer.run()

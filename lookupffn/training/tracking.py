@@ -18,12 +18,12 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from lookupffn.config.sections import TRACKERS, read_choice
 from lookupffn.errors import UserError
-from lookupffn.runs.names import source_name
 
 # how long the end of a run waits for what is still to be sent
 FINISH_TIMEOUT_S = 30.0
@@ -58,12 +58,13 @@ class BackgroundTracker(ABC):
 
     name: str
 
-    def __init__(self, folder: Path, config: dict[str, Any], *, sweep_member: bool) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], group: str, *, sweep_member: bool) -> None:
         """Starts at once, and returns before the library is imported.
 
         Args:
             folder: the run's folder.
             config: the resolved config.
+            group: of runs that differ by their seed.
             sweep_member: whether this is one run of several.
         """
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue()
@@ -71,10 +72,10 @@ class BackgroundTracker(ABC):
         self._failed = False
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
-        self._calls.put(lambda: self._start(folder, config, sweep_member))
+        self._calls.put(lambda: self._start(folder, config, group, sweep_member))
 
     @abstractmethod
-    def _start(self, folder: Path, config: dict[str, Any], sweep_member: bool) -> None:
+    def _start(self, folder: Path, config: dict[str, Any], group: str, sweep_member: bool) -> None:
         """Sets ``self._run``."""
 
     @abstractmethod
@@ -118,7 +119,7 @@ class WandbTracker(BackgroundTracker):
 
     name = "wandb"
 
-    def _start(self, folder: Path, config: dict[str, Any], sweep_member: bool) -> None:
+    def _start(self, folder: Path, config: dict[str, Any], group: str, sweep_member: bool) -> None:
         import wandb
 
         section = config["tracker"]
@@ -132,7 +133,7 @@ class WandbTracker(BackgroundTracker):
             "id": run_id(folder, self.name),
             "resume": "allow",
             "name": folder.name,
-            "group": f"{source_name(config)}-seed{config['seed']}",
+            "group": group,
             "job_type": "sweep" if sweep_member else "train",
             "tags": [config["ffn"]["name"], config["model"]["name"]],
             "config": config,
@@ -144,7 +145,11 @@ class WandbTracker(BackgroundTracker):
             if mode == "offline":
                 raise
             logger.warning("wandb cannot be reached (%s); tracking offline", " ".join(str(error).split())[:200])
-            self._run = wandb.init(mode="offline", settings=settings, **arguments)
+            mode = "offline"
+            self._run = wandb.init(mode=mode, settings=settings, **arguments)
+        if mode == "offline":
+            files = self._run.settings.sync_dir
+            logger.info("wandb is offline: what it tracks is in %s; to upload it: wandb sync %s", files, quote(files))
         self._run.define_metric("tokens")
         self._run.define_metric("training_flops")
         self._run.define_metric("*", step_metric="tokens")
@@ -166,7 +171,7 @@ class TrackioTracker(BackgroundTracker):
 
     name = "trackio"
 
-    def _start(self, folder: Path, config: dict[str, Any], sweep_member: bool) -> None:
+    def _start(self, folder: Path, config: dict[str, Any], group: str, sweep_member: bool) -> None:
         section = config["tracker"]
         # it prints to where the run's own table goes
         with contextlib.redirect_stdout(io.StringIO()):
@@ -177,7 +182,7 @@ class TrackioTracker(BackgroundTracker):
                 space_id=section.get("space_id"),
                 # a run goes on under its name, so two folders of one name must differ
                 name=f"{folder.name}-{run_id(folder, self.name)[:6]}",
-                group=f"{source_name(config)}-seed{config['seed']}",
+                group=group,
                 config=config,
                 resume="allow",
                 embed=False,
@@ -198,8 +203,8 @@ class TrackioTracker(BackgroundTracker):
             self._run.finish()
 
 
-def start_tracker(folder: Path, config: dict[str, Any], *, sweep_member: bool = False) -> Tracker:
-    """The tracker that the config names.
+def start_tracker(folder: Path, config: dict[str, Any], group: str, *, sweep_member: bool = False) -> Tracker:
+    """The tracker that the config names; the arguments are those of ``BackgroundTracker``.
 
     Raises:
         UserError: no such tracker.
@@ -208,7 +213,7 @@ def start_tracker(folder: Path, config: dict[str, Any], *, sweep_member: bool = 
     if config["tracker"]["name"] == "none":
         return NoTracker()
     kind = {cls.name: cls for cls in (TrackioTracker, WandbTracker)}[config["tracker"]["name"]]
-    return kind(folder, config, sweep_member=sweep_member)
+    return kind(folder, config, group, sweep_member=sweep_member)
 
 
 def check_tracker(section: Mapping[str, Any]) -> None:

@@ -34,11 +34,11 @@ from lookupffn.runs.names import CHECKPOINTS, METRICS, MODEL, SUMMARY
 from lookupffn.runs.summary import run_summary
 from lookupffn.signals import Interrupted, deferring
 from lookupffn.storage import finite, to_json, write_atomically
-from lookupffn.training.budget import Clock, budget_progress, training_flops_per_token
+from lookupffn.training.budget import Clock, budget_progress, total_steps, training_flops_per_token
 from lookupffn.training.optimizer import build_optimizer, learning_rate
 from lookupffn.training.state import TrainState, resume_point
 from lookupffn.training.step import StepResult, Updater
-from lookupffn.training.tracking import start_tracker
+from lookupffn.training.tracking import Tracker
 
 # fp16 skips steps while it looks for a loss scale; this many in a row is no search any more
 MAX_SKIPPED_STEPS = 40
@@ -49,8 +49,7 @@ logger = logging.getLogger(__name__)
 class Trainer:
     """One session of a run, in its locked folder.
 
-    Attributes:
-        state: what the run has done so far.
+    ``state`` is what the run has done so far.
     """
 
     def __init__(
@@ -59,9 +58,8 @@ class Trainer:
         objective: Objective,
         settings: TrainingSettings,
         accelerator: Accelerator,
+        tracker: Callable[[], Tracker],
         started: float,
-        *,
-        sweep_member: bool,
     ) -> None:
         """Prepares data, model and optimizer, new or as the newest checkpoint has them.
 
@@ -70,8 +68,8 @@ class Trainer:
             objective: what to train for, not prepared.
             settings: the training section.
             accelerator: of the run.
+            tracker: starts one.
             started: ``time.perf_counter()`` when the session began.
-            sweep_member: whether this is one run of several.
         """
         self.path, self.objective, self.settings, self.accelerator = path, objective, settings, accelerator
         self.config = objective.config
@@ -85,7 +83,7 @@ class Trainer:
         self.state = TrainState.from_record(record)
         self._set_up_model()
         self._set_up_budget(started)
-        self._set_up_batches(sweep_member)
+        self._set_up_batches(tracker)
 
     def _set_up_model(self) -> None:
         objective, accelerator, settings = self.objective, self.accelerator, self.settings
@@ -118,13 +116,7 @@ class Trainer:
         state = self.state
         if state.training_flops_per_token is None:
             state.training_flops_per_token = training_flops_per_token(self.costs)
-        self.total_steps = self.settings.budget.steps(
-            self.objective.tokens_per_step, state.training_flops_per_token, self.objective.steps_per_epoch
-        )
-        most = self.settings.max_steps
-        if self.settings.max_epochs is not None and most is not None and most < self.total_steps:
-            logger.info("training.max_steps=%d comes before training.max_epochs=%g", most, self.settings.max_epochs)
-            self.total_steps = most
+        self.total_steps = total_steps(self.settings, self.objective, state.training_flops_per_token)
         self.clock = Clock(state.training_s, state.aside_s)
         self._wall_start = started - state.wall_clock_s  # counts earlier sessions too
         self.first_step = self._logged_step = state.step
@@ -133,7 +125,7 @@ class Trainer:
         exceeded = self.done if self.total_steps is None else state.step > self.total_steps
         state.set_budget(self.settings.budget, exceeded=exceeded)
 
-    def _set_up_batches(self, sweep_member: bool) -> None:
+    def _set_up_batches(self, tracker: Callable[[], Tracker]) -> None:
         state, settings, accelerator = self.state, self.settings, self.accelerator
         self.lines: list[dict[str, Any]] = []
         if self.main:
@@ -144,7 +136,7 @@ class Trainer:
             accumulation=settings.accumulation(accelerator.num_processes),
         )  # fmt: skip
         # after the workers of training_batches, for a process with threads should not fork
-        self.tracker = start_tracker(self.path, self.config, sweep_member=sweep_member) if self.main else None
+        self.tracker = tracker() if self.main else None
         self.bar = tqdm(
             total=self.total_steps, initial=state.step, unit="step", desc="training", disable=not self.main,
             smoothing=0.05,
@@ -213,7 +205,7 @@ class Trainer:
             next(self.batches), step=state.step, may_skip=state.skipped_in_a_row < settings.skip_nonfinite,
             stopping=stopping,
         )  # fmt: skip
-        # not optimizer.step_was_skipped: accelerate does not see what a fused AdamW leaves out
+        # not optimizer.step_was_skipped, which does not see what a fused AdamW leaves out
         state.skipped_in_a_row = state.skipped_in_a_row + 1 if result.skipped else 0
         if state.skipped_in_a_row > max(MAX_SKIPPED_STEPS, settings.skip_nonfinite):
             raise NonFiniteError(

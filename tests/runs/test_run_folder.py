@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lookupffn.errors import UserError
-from lookupffn.runs.folder import open_run_folder
+from lookupffn.runs.folder import member_folder, open_run_folder
 from lookupffn.runs.names import default_name
 from lookupffn.runs.reading import read_config
 from tests.training.tiny import compose
@@ -195,3 +195,20 @@ def test_the_lock_dies_with_its_owner_whatever_its_workers_do():
     os.waitpid(owner, 0)
     open_run_folder(config(output_dir="x")).release()
     os.write(done[1], b"x")
+
+
+def test_a_member_whose_name_is_taken_by_other_settings_gets_the_default_name():
+    first = config(output_dir="sweep")
+    second = config(output_dir="sweep", evaluation={"batch_size": 64, "max_tokens": None})
+    opened = open_run_folder(first, sweep_member=True, differing=["seed"])
+    finish(opened.path)
+    opened.release()
+    assert opened.path == Path("sweep/lookup-seed0")
+    assert open_run_folder(first, sweep_member=True, differing=["seed"]) is None
+    other = open_run_folder(second, sweep_member=True, differing=["seed"])
+    assert other.path == Path("sweep") / default_name(second)
+    begin(other.path)
+    other.release()
+    # and keeps it, also where a version before this one began it so
+    assert member_folder(second, ["seed"]) == other.path
+    assert member_folder(second, ["evaluation.max_tokens"]) == other.path

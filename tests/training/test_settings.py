@@ -79,8 +79,10 @@ def test_evaluation_settings_refuse(section: dict):
 
 
 def test_budget_in_steps():
-    assert Budget("steps", 7).steps(100, 3.0) == 7
-    assert Budget("tokens", 701).steps(100, 3.0) == 8
-    assert Budget("flops", 2100).steps(100, 3.0) == 7
-    assert Budget("tokens", 1).steps(100, 3.0) == 1
-    assert Budget("minutes", 7).steps(100, 3.0) is None
+    assert Budget("steps", 7).steps(100, 3.0, 50.5) == 7
+    assert Budget("tokens", 701).steps(100, 3.0, 50.5) == 8
+    assert Budget("flops", 2100).steps(100, 3.0, 50.5) == 7
+    assert Budget("tokens", 1).steps(100, 3.0, 50.5) == 1
+    assert Budget("epochs", 3).steps(100, 3.0, 50.5) == 152
+    assert Budget("epochs", 0.1).steps(100, 3.0, 30.0) == 3
+    assert Budget("minutes", 7).steps(100, 3.0, 50.5) is None

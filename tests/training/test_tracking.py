@@ -50,7 +50,7 @@ def test_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_unknown_tracker(tmp_path: Path):
     with pytest.raises(UserError, match="did you mean 'wandb'"):
-        start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "wandbb"}})
+        start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "wandbb"}}, "lookup-tiny-text")
 
 
 def test_wandb_without_credentials_writes_into_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
@@ -66,14 +66,16 @@ def test_wandb_without_credentials_writes_into_the_run_folder(tmp_path: Path, mo
     folder = tmp_path / "run"
     folder.mkdir()
     started = time.perf_counter()
-    with caplog.at_level(logging.WARNING):
-        tracker = start_tracker(folder, CONFIG)
+    with caplog.at_level(logging.INFO):
+        tracker = start_tracker(folder, CONFIG, "lookup-tiny-text")
         assert time.perf_counter() - started < 0.5  # nothing is waited for
         tracker.log({"step": 1, "tokens": 64, "training_flops": 1e6, "loss": 2.0})
         tracker.finish({"validation_loss": 1.0})
-    assert time.perf_counter() - started < 25 and not reached and not caplog.records
+    assert time.perf_counter() - started < 25 and not reached
     offline = list((folder / "wandb").glob("offline-run-*"))
     assert len(offline) == 1
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == f"wandb is offline: what it tracks is in {offline[0]}; to upload it: wandb sync {offline[0]}"
     assert offline[0].name.endswith((folder / "wandb" / "run_id").read_text().strip())
     log = next(iter(offline[0].glob("run-*.wandb")))
     while log.stat().st_size <= 100:  # wandb's own process may still be writing after its finish()
@@ -84,6 +86,7 @@ def test_wandb_without_credentials_writes_into_the_run_folder(tmp_path: Path, mo
 class FakeRun:
     def __init__(self, fail_at: str | None) -> None:
         self.fail_at, self.calls, self.summary = fail_at, [], {}
+        self.settings = types.SimpleNamespace(sync_dir="wandb/offline-run-1")
 
     def __getattr__(self, name: str):
         def call(*args, **kwargs):
@@ -114,10 +117,10 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch, fail_at: str | None = None, slow
 def test_what_wandb_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     arguments, run = fake_wandb(monkeypatch)
     for sweep_member in (False, True):
-        tracker = start_tracker(tmp_path, CONFIG, sweep_member=sweep_member)
+        tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text", sweep_member=sweep_member)
         tracker.log({"tokens": 1, "loss": 2.0})
         tracker.finish({"steps": 4})
-        assert arguments["group"] == "text-seed3" and arguments["config"] == CONFIG
+        assert arguments["group"] == "lookup-tiny-text" and arguments["config"] == CONFIG
         assert arguments["job_type"] == ("sweep" if sweep_member else "train")
         assert arguments["mode"] == "offline" and arguments["dir"] == str(tmp_path)
         identifier = arguments["id"]  # the same when the run goes on
@@ -131,7 +134,7 @@ def test_what_wandb_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_failing_tracker_is_one_warning(fail_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     fake_wandb(monkeypatch, fail_at)
     with caplog.at_level(logging.WARNING):
-        tracker = start_tracker(tmp_path, CONFIG)
+        tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text")
         for _ in range(3):
             tracker.log({"loss": 1.0})
         tracker.finish({})
@@ -143,7 +146,7 @@ def test_a_failing_tracker_is_one_warning(fail_at: str, tmp_path: Path, monkeypa
 def test_credentials_without_network_go_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", "key")
     arguments, run = fake_wandb(monkeypatch, "online")
-    tracker = start_tracker(tmp_path, CONFIG)
+    tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text")
     tracker.log({"loss": 1.0})
     tracker.finish({})
     assert arguments["mode"] == "offline" and any(call[0] == "log" for call in run.calls)
@@ -154,7 +157,7 @@ def test_a_hanging_tracker_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
     fake_wandb(monkeypatch, slow=3.0)
     monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 0.1)
     started = time.perf_counter()
-    tracker = start_tracker(tmp_path, CONFIG)
+    tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text")
     tracker.log({"loss": 1.0})
     tracker.finish({})
     assert time.perf_counter() - started < 2
@@ -168,7 +171,7 @@ from lookupffn.training.tracking import start_tracker
 logging.basicConfig(level=logging.INFO)
 folder, config = Path(sys.argv[1]), json.loads(sys.argv[2])
 for step in (1, 2):  # the second is a run that goes on
-    tracker = start_tracker(folder, config)
+    tracker = start_tracker(folder, config, "lookup-tiny-text")
     tracker.log({"step": step, "tokens": 64 * step, "loss": 2.0 / step})
     tracker.finish({"steps": step, "validation_loss": 1.0, "ffn": "lookup"} if step == 2 else None)
 """
@@ -195,7 +198,7 @@ def test_trackio_keeps_a_run_on_this_machine(tmp_path: Path):
 def test_a_tracker_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install trackio"):
-        start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "trackio", "project": "p"}})
+        start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "trackio", "project": "p"}}, "lookup-tiny-text")
 
 
 def test_a_tracker_that_hangs_in_the_middle_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
@@ -203,7 +206,7 @@ def test_a_tracker_that_hangs_in_the_middle_holds_nothing_up(tmp_path: Path, mon
     monkeypatch.setattr(FakeRun, "log", lambda self, metrics: time.sleep(30), raising=False)
     monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 0.2)
     started = time.perf_counter()
-    tracker = start_tracker(tmp_path, CONFIG)
+    tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text")
     for step in range(1000):
         tracker.log({"step": step})
     tracker.finish({"steps": 1000})
