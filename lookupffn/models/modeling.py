@@ -103,24 +103,6 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
             own = module.self
             mimetic_attention(own.query, own.key, own.value, module.output.dense, self.config.num_attention_heads)
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """transformers' from_pretrained, of a model that computes to the last bit as the one that was saved.
-
-        A loaded tensor is a piece of the mapped file, at any address, where the same sums may round otherwise: here
-        every tensor gets memory of its own, aligned and strided as in a new model.
-        """
-        found = super().from_pretrained(*args, **kwargs)
-        model = found[0] if isinstance(found, tuple) else found  # with output_loading_info
-        with torch.device("meta"):
-            new = cls(model.config)
-        strides = {name: tensor.stride() for name, tensor in [*new.named_parameters(), *new.named_buffers()]}
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if name in strides and not tensor.is_meta:
-                own = torch.empty_strided(tensor.shape, strides[name], dtype=tensor.dtype, device=tensor.device)
-                tensor.data = own.copy_(tensor.data)
-        return found
-
     def feed_forwards(self) -> list[FeedForward]:
         """Every module under the feed-forward contract, from the first layer to the last."""
         return list(feed_forwards_in(self))
