@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lookupffn.layers.ffn.lookup import LookupFFN
 from lookupffn.models import LookupRobertaModel
 
 
@@ -37,7 +38,8 @@ class TorchEncoder:
         weight = torch.cat([p.weight.detach() for p in parts]).to(self.dtype)
         bias = torch.cat([p.bias.detach() for p in parts]).to(self.dtype)
         kept = (layer.attention.LayerNorm, layer.attention.output.dense, layer.ffn_layer_norm, layer.ffn)
-        return weight, bias, *(self._cast(module) for module in kept)
+        *norms, ffn = (self._cast(module) for module in kept)
+        return weight, bias, *norms, ffn.prepared() if isinstance(ffn, LookupFFN) else ffn
 
     @torch.inference_mode()
     def encode(

@@ -20,7 +20,6 @@ from lookupffn.layers.ffn.gemm import GemmFFN
 from lookupffn.layers.ffn.lookup import LookupFFN
 from lookupffn.layers.ffn.none import NoneFFN
 from lookupffn.models import LookupRobertaModel
-from lookupffn.ops.bh4.cpu import fold
 from lookupffn.ops.build import Sources
 from lookupffn.ops.library import CSRC, KERNELS, NativeLibrary
 from lookupffn.ops.lookup.cpu import declines_options
@@ -40,7 +39,7 @@ for _name, _schema in {
     "encoder_gemm": f"(int handle, int layer, {_NORM}, Tensor up, Tensor up_bias, Tensor down, Tensor down_bias, "
     "int activation) -> ()",
     "encoder_lookup": f"(int handle, int layer, {_NORM}, Tensor projection, Tensor projection_bias, Tensor table, "
-    "Tensor? scales, Tensor ffn_bias, float skip, int size, int num_probes) -> ()",
+    "Tensor? scales, Tensor ffn_bias, float alpha, int num_probes, Tensor? folded) -> ()",
     "encoder_norm": f"(int handle, {_NORM}) -> ()",
     "encoder_head": f"(int handle, Tensor dense, Tensor dense_bias, {_NORM}, Tensor decoder, "
     "Tensor decoder_bias) -> ()",
@@ -204,13 +203,10 @@ def _lookup_arguments(ffn: LookupFFN) -> tuple:
         ffn = copy.deepcopy(ffn)
         ffn.quantize_tables()
     o = ffn.options
-    if o.projection == "bh4":
-        projection, size = fold(ffn.projection.detach(), o.alpha), ffn.projection.shape[2] * ffn.projection.shape[3]
-    else:
-        projection, size = ffn.projection.detach().float().contiguous(), 0
+    projection = ffn.projection.detach().float().contiguous()
+    folded = _ops.fold_projection(projection, o.alpha) if o.projection == "bh4" else None
     projection_bias, scales, bias = _floats(ffn.projection_bias, ffn.table_scales, ffn.bias)
-    table = ffn.table.contiguous()
-    return projection, projection_bias, table, scales, bias, 1.0 - o.alpha, size, o.num_probes
+    return projection, projection_bias, ffn.table.contiguous(), scales, bias, o.alpha, o.num_probes, folded
 
 
 __all__ = ["LEVELS", "LIBRARY", "Declined", "NativeEncoder", "declines", "ops", "served_levels"]

@@ -5,11 +5,11 @@ from lookupffn.ops.gather import weighted_gather
 from lookupffn.ops.hadamard import hadamard_matrix, hadamard_transform
 from lookupffn.ops.hash import hash_scores, nearest_codes
 from lookupffn.ops.lookup import lookup
-from lookupffn.ops.lookup_ffn import FoldedProjection, LookupWeights, hash_inputs, lookup_ffn
+from lookupffn.ops.lookup_ffn import LookupWeights, PreparedLookup, hash_inputs, lookup_ffn
 
 __all__ = [
-    "FoldedProjection",
     "LookupWeights",
+    "PreparedLookup",
     "bh4",
     "hadamard_matrix",
     "hadamard_transform",

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import embedding_bag
 
+from lookupffn.ops.transforms import first_order, transformed
+
 _INT32_LIMIT = 2**31 - 1
 
 
@@ -33,6 +35,7 @@ class _WeightedGather(torch.autograd.Function):
         return embedding_bag(rows_MK, table_TSd.view(T * S, d), per_sample_weights=scores_MK, mode="sum")
 
     @staticmethod
+    @first_order
     def backward(ctx: FunctionCtx, grad_Md: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         table, rows_MK, scores_MK = ctx.saved_tensors
         grad_Md = grad_Md.contiguous()
@@ -90,6 +93,11 @@ def row_products(x_Md: Tensor, rows_MK: Tensor, table_Rd: Tensor) -> Tensor:
     )
 
 
+def _gather_plainly(table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) -> Tensor:
+    tables = torch.arange(table_TSd.shape[0], device=codes_MTN.device).view(1, -1, 1)
+    return (scores_MTN.unsqueeze(-1) * table_TSd[tables, codes_MTN.long()]).sum((1, 2))
+
+
 def weighted_gather(table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) -> Tensor:
     """y[m] = sum over k, n of scores[m, k, n] * table[k, codes[m, k, n]].
 
@@ -111,9 +119,12 @@ def weighted_gather(table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) ->
         )
     if scores_MTN.shape != codes_MTN.shape:
         raise ValueError(f"codes and scores differ in shape: {list(codes_MTN.shape)} and {list(scores_MTN.shape)}")
+    scores_MTN = scores_MTN.to(table_TSd.dtype)
+    if transformed():
+        return _gather_plainly(table_TSd, codes_MTN, scores_MTN)
     S = table_TSd.shape[1]
     if codes_MTN.numel() and codes_MTN.device.type == "cpu":
         low, high = (int(v) for v in codes_MTN.aminmax())
         if low < 0 or high >= S:
             raise ValueError(f"codes must lie in [0, {S}); found {low} to {high}")
-    return _WeightedGather.apply(table_TSd, codes_MTN, scores_MTN.to(table_TSd.dtype))
+    return _WeightedGather.apply(table_TSd, codes_MTN, scores_MTN)

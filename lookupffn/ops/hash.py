@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from lookupffn.ops.precision import autocast
+from lookupffn.ops.limits import MAX_BITS
+from lookupffn.ops.transforms import first_order, transformed
 
 
 def nearest_codes(z_MTt: Tensor, num_probes: int) -> tuple[Tensor, Tensor]:
@@ -34,8 +36,8 @@ def nearest_codes(z_MTt: Tensor, num_probes: int) -> tuple[Tensor, Tensor]:
         ValueError: num_probes is out of range, or tau too large.
     """
     tau = z_MTt.shape[-1]
-    if not 1 <= tau <= 24:
-        raise ValueError(f"codes of 1 to 24 bits are supported, not {tau}")
+    if not 1 <= tau <= MAX_BITS:
+        raise ValueError(f"codes of 1 to {MAX_BITS} bits are supported, not {tau}")
     if not 1 <= num_probes <= 1 << tau:
         raise ValueError(f"num_probes must be from 1 to the table size {1 << tau}, not {num_probes}")
     z_MTt = z_MTt.detach()
@@ -86,6 +88,7 @@ class _HashScores(torch.autograd.Function):
         return codes, score
 
     @staticmethod
+    @first_order
     def backward(ctx: FunctionCtx, _: Tensor | None, grad_score: Tensor) -> tuple[Tensor, None]:
         # d score / d z_j = (p + score) s_j - score tanh(z_j), since d log Z / d z_j = tanh(z_j)
         z, codes, weight, score = ctx.saved_tensors
@@ -121,10 +124,13 @@ def hash_scores(z_MTt: Tensor, num_probes: int, normaliser: str = "all") -> tupl
     """
     if normaliser not in NORMALISERS:
         raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, not {normaliser!r}")
-    if normaliser == "all":
+    if normaliser == "all" and not transformed():
         return _HashScores.apply(z_MTt, num_probes)
     codes, _ = nearest_codes(z_MTt, num_probes)
     bits = torch.arange(z_MTt.shape[-1], dtype=torch.int32, device=z_MTt.device)
     signs_MTNt = 2 * (torch.bitwise_right_shift(codes.unsqueeze(-1), bits) & 1).to(z_MTt.dtype) - 1
     inner_MTN = (signs_MTNt * z_MTt.unsqueeze(-2)).sum(-1)
-    return codes, inner_MTN * inner_MTN.softmax(-1)
+    if normaliser == "kept":
+        return codes, inner_MTN * inner_MTN.softmax(-1)
+    log_normaliser = torch.logaddexp(z_MTt, -z_MTt).sum(-1, keepdim=True)
+    return codes, inner_MTN * torch.exp(inner_MTN - log_normaliser)

@@ -132,8 +132,8 @@ void encoder_gemm(int64_t handle, int64_t layer, Tensor gain, Tensor bias, doubl
 
 // Arguments from projection on are those of lookup_ffn.
 void encoder_lookup(int64_t handle, int64_t layer, Tensor gain, Tensor bias, double eps, Tensor projection,
-                    Tensor projection_bias, Tensor table, std::optional<Tensor> scales, Tensor ffn_bias, double skip,
-                    int64_t size, int64_t num_probes) {
+                    Tensor projection_bias, Tensor table, std::optional<Tensor> scales, Tensor ffn_bias, double alpha,
+                    int64_t num_probes, std::optional<Tensor> folded) {
   const auto held = find(handle);
   const int64_t d = held->encoder.hidden;
   EncoderLayer& l = layer_of(*held, layer);
@@ -143,9 +143,8 @@ void encoder_lookup(int64_t handle, int64_t layer, Tensor gain, Tensor bias, dou
     using torch::stable::detail::from;
     const int64_t sizes[] = {tokens, d}, strides[] = {d, 1};
     Tensor in = torch::stable::from_blob(const_cast<float*>(x), {sizes, 2}, {strides, 2}, like.device(), ScalarType::Float);
-    std::array<StableIValue, 11> stack{from(in), from(projection), from(projection_bias), from(table), from(scales),
-                                       from(ffn_bias), from(skip), from(size), from(num_probes),
-                                       from(std::optional<Tensor>()), from(std::optional<Tensor>())};
+    std::array<StableIValue, 9> stack{from(in), from(projection), from(projection_bias), from(table), from(scales),
+                                      from(ffn_bias), from(alpha), from(num_probes), from(folded)};
     STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("lookupffn::lookup_ffn", "", stack.data(), TORCH_ABI_VERSION));
     const Tensor out = torch::stable::detail::to<Tensor>(stack[0]);
     std::memcpy(y, out.data_ptr(), tokens * d * sizeof(float));

@@ -7,9 +7,9 @@ Departures from the paper, each an option: ``num_probes`` above 1 (the paper's g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,13 @@ from lookupffn.layers.base import FeedForward, Options, require
 from lookupffn.layers.usage import UsageCounter, entropy_bits, used
 from lookupffn.ops.bh4 import FACTORS, next_power_of_two
 from lookupffn.ops.hash import NORMALISERS
+from lookupffn.ops.limits import MAX_BITS
+from lookupffn.ops.transforms import transformed
 
 PROJECTIONS = ("bh4", "dense")
 INITS = ("isometric", "paper")
 TABLE_TYPES = ("float", "int8")
-_LARGEST_TABLE = 1 << 24  # codes are computed exactly in float32 up to here
+_LARGEST_TABLE = 1 << MAX_BITS
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,13 @@ class _ScaledGradient(torch.autograd.Function):
         return ctx.factor * grad, None
 
 
+def _scale_gradient(x: Tensor, factor: float) -> Tensor:
+    if transformed():
+        constant = x.detach()
+        return constant + factor * (x - constant)  # exactly x
+    return _ScaledGradient.apply(x, factor)
+
+
 class LookupFFN(FeedForward):
     """y = bias + sum over tables k and probes n of score[k, n] * table[k, code[k, n]].
 
@@ -129,14 +138,8 @@ class LookupFFN(FeedForward):
             self.table = nn.Parameter(torch.empty(shape))
             self.register_buffer("table_scales", None)
         self.bias = nn.Parameter(torch.empty(out_features))
-        self._folded = ops.FoldedProjection()
         self._usage: UsageCounter | None = None
         self.reset_parameters()
-
-    def train(self, mode: bool = True) -> Self:
-        """As nn.Module's; whatever was prepared from the weights is prepared anew."""
-        self._folded.clear()
-        return super().train(mode)
 
     def reset_parameters(self, initializer_range: float = 0.02) -> None:
         """Tables table_std N(0, 1) and output bias 0.001 N(0, 1) as the authors; the projection by ``init``.
@@ -177,18 +180,33 @@ class LookupFFN(FeedForward):
             self.options.alpha,
             self.options.num_probes,
             self.options.normaliser,
-            self._folded,
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
         x_Md = x.reshape(-1, self.in_features)
-        if self.options.input_gradient != 1 and x_Md.requires_grad and torch.is_grad_enabled():
-            x_Md = _ScaledGradient.apply(x_Md, self.options.input_gradient)
+        if self.options.input_gradient != 1 and (transformed() or (x_Md.requires_grad and torch.is_grad_enabled())):
+            x_Md = _scale_gradient(x_Md, self.options.input_gradient)
         if self.collecting and not self.training and self._usage.room:
             counted_Md = x_Md[: self._usage.room]
             self._usage.add(ops.nearest_codes(self.hash_inputs(counted_Md), self.options.num_probes)[0])
         return ops.lookup_ffn(x_Md, self._weights()).view(*x.shape[:-1], self.out_features)
+
+    @torch.no_grad()
+    def prepared(self) -> Callable[[Tensor], Tensor]:
+        """This layer at inference as a function of [..., in_features], its weights prepared and checked once.
+
+        For weights that no longer change: it shares them with the layer, and need not see what is written later.
+        """
+        function = ops.PreparedLookup(self._weights(), self.in_features, ops.lookup_ffn)
+        shape = (-1, self.in_features)
+
+        def run(x: Tensor) -> Tensor:
+            if x.dim() == 2:
+                return function(x)
+            return function(x.reshape(shape)).view(*x.shape[:-1], self.out_features)
+
+        return run
 
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
         """See the base class."""

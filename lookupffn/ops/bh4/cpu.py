@@ -12,6 +12,7 @@ from torch import Tensor
 from lookupffn.ops.bh4 import operator  # noqa: F401 the schemas
 from lookupffn.ops.hadamard import hadamard_transform
 from lookupffn.ops.library import kernels_available
+from lookupffn.ops.transforms import transformed
 
 _SMALLEST_BLOCK = 16  # a vector of AVX-512
 
@@ -24,6 +25,8 @@ def declines(x_Md: Tensor, weight: Tensor, bias: Tensor, alpha: float) -> str | 
     for name, t in zip(("x", "weight", "bias"), tensors, strict=True):
         if t.dtype is not torch.float32:
             return f"{name} is {t.dtype}, not float32"
+    if transformed():
+        return ""
     return None if kernels_available() else ""
 
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from lookupffn.ops.transforms import first_order
+
 torch.library.define("lookupffn::bh4_forward", "(Tensor x, Tensor weight, Tensor bias, float skip, int size) -> Tensor")
 torch.library.define(
     "lookupffn::bh4_backward",
@@ -28,6 +30,7 @@ def _setup(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(x, weight)
 
 
+@first_order
 def _backward(ctx: FunctionCtx, grad_z: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
     x, weight = ctx.saved_tensors
     transposed = weight.transpose(-1, -2).contiguous()

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from lookupffn.ops.hadamard import hadamard_transform
 from lookupffn.ops.precision import autocast, autocast_enabled
+from lookupffn.ops.transforms import first_order, transformed
 
 FACTORS = 4
 
@@ -53,6 +54,11 @@ def _factor_inputs(x_Md: Tensor, folded: Tensor) -> Iterator[Tensor]:
     yield h
 
 
+def _product(x_Md: Tensor, folded: Tensor) -> Tensor:
+    *_, h = _factor_inputs(x_Md, folded)
+    return h.transpose(0, 1).reshape(x_Md.shape[0], h.shape[0] * h.shape[2])
+
+
 class _BH4(torch.autograd.Function):
     """Keeps the input alone and computes the factors again in backward: four tensors of the size of z less a layer."""
 
@@ -61,13 +67,10 @@ class _BH4(torch.autograd.Function):
         # under autocast the products give half precision; the backward must see the same types
         ctx.autocast = autocast_enabled(x_Md.device)
         ctx.save_for_backward(x_Md, folded)
-        for h in _factor_inputs(x_Md, folded):  # noqa: B007 the last is the result
-            pass
-        M, (r, _, G, b, _) = x_Md.shape[0], folded.shape
-        return h.transpose(0, 1).reshape(M, r * G * b)
+        return _product(x_Md, folded)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         x_Md, folded = ctx.saved_tensors
         (M, d), (r, _, G, b, _) = x_Md.shape, folded.shape
@@ -104,7 +107,7 @@ def bh4(x_Md: Tensor, weight: Tensor) -> Tensor:
     G, b = weight.shape[2:4]
     if x_Md.dim() != 2 or x_Md.shape[1] > G * b:
         raise ValueError(f"BH4 of size {G * b} takes [tokens, at most {G * b}], not {list(x_Md.shape)}")
-    return _BH4.apply(x_Md, fold_within_block(weight))
+    return (_product if transformed() else _BH4.apply)(x_Md, fold_within_block(weight))
 
 
 def bh4_mix(x_Md: Tensor, weight: Tensor, bias: Tensor, alpha: float) -> Tensor:

@@ -107,6 +107,7 @@ template <class E>
 void add_whole_rows(const E* data, const Table& table, const Reads& reads, int64_t first, int64_t last, int64_t begin,
                     int64_t end, float* sums) {
   constexpr int ROWS = 4;
+  constexpr int LEVEL = sizeof(E) == 1 ? 3 : 2;  // of the cache to prefetch to: rows on their way overflow the first
   constexpr int64_t STEP = 64 / sizeof(E) > VL ? 64 / sizeof(E) : VL;  // at least a cache line
   const int64_t columns = table.columns;
   struct Rows {
@@ -136,7 +137,7 @@ void add_whole_rows(const E* data, const Table& table, const Reads& reads, int64
         const vf s0 = broadcast(now.score[0]), s1 = broadcast(now.score[1]);
         const vf s2 = broadcast(now.score[2]), s3 = broadcast(now.score[3]);
         for (; c + STEP <= columns; c += STEP) {
-          for (int i = 0; i < ROWS; i++) __builtin_prefetch(next.row[i] + c);
+          for (int i = 0; i < ROWS; i++) __builtin_prefetch(next.row[i] + c, 0, LEVEL);
           for (int64_t e = c; e < c + STEP; e += VL) {
             const vf low = s0 * load_row(now.row[0] + e) + s1 * load_row(now.row[1] + e);
             const vf high = s2 * load_row(now.row[2] + e) + s3 * load_row(now.row[3] + e);

@@ -6,6 +6,7 @@ from torch import Tensor
 from lookupffn.ops.library import kernels_available
 from lookupffn.ops.limits import MAX_PROBES
 from lookupffn.ops.lookup import operator  # noqa: F401 the schemas
+from lookupffn.ops.transforms import transformed
 
 
 def declines(z_MTt: Tensor, table_TSd: Tensor, num_probes: int, normaliser: str) -> str | None:
@@ -15,7 +16,10 @@ def declines(z_MTt: Tensor, table_TSd: Tensor, num_probes: int, normaliser: str)
     for name, t in (("z", z_MTt), ("table", table_TSd)):
         if t.dtype is not torch.float32:
             return f"{name} is {t.dtype}, not float32"
-    return declines_options(table_TSd.shape[1], num_probes, normaliser) or (None if kernels_available() else "")
+    reason = declines_options(table_TSd.shape[1], num_probes, normaliser)
+    if reason is not None:
+        return reason
+    return "" if transformed() or not kernels_available() else None
 
 
 def declines_options(rows: int, num_probes: int, normaliser: str) -> str | None:

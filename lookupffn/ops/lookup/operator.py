@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from lookupffn.ops.transforms import first_order
+
 # stride: how many tokens codes and scores [T * N, stride] have room for
 torch.library.define(
     "lookupffn::lookup_forward", "(Tensor z, Tensor table, int num_probes, SymInt stride) -> (Tensor, Tensor, Tensor)"
@@ -46,6 +48,7 @@ def _setup(ctx: FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor
     ctx.save_for_backward(z, table, codes, scores)
 
 
+@first_order
 def _backward(ctx: FunctionCtx, grad_y: Tensor, *_: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
     z, table, codes, scores = ctx.saved_tensors
     need_z, need_table = ctx.needs_input_grad[:2]

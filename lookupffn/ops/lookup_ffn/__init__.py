@@ -9,10 +9,10 @@ from lookupffn.ops.backend import COMPOSITE, register, select
 from lookupffn.ops.bh4 import next_power_of_two
 from lookupffn.ops.lookup_ffn import cpu, in_steps
 from lookupffn.ops.lookup_ffn.in_steps import hash_inputs
-from lookupffn.ops.lookup_ffn.prepared import FoldedProjection
+from lookupffn.ops.lookup_ffn.prepared import PreparedLookup
 from lookupffn.ops.lookup_ffn.weights import LookupWeights
 
-__all__ = ["FoldedProjection", "LookupWeights", "hash_inputs", "lookup_ffn"]
+__all__ = ["LookupWeights", "PreparedLookup", "hash_inputs", "lookup_ffn"]
 
 register("lookup_ffn", "cpu", cpu.lookup_ffn, cpu.declines)
 register("lookup_ffn", COMPOSITE, in_steps.lookup_ffn)
@@ -31,7 +31,10 @@ def lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> Tensor:
 
     Raises:
         ValueError: x is not [M, d] of the d that the projection is made for.
+        TypeError: x is not floating point.
     """
+    if not x_Md.dtype.is_floating_point:
+        raise TypeError(f"a lookup takes floating-point inputs, not {x_Md.dtype}")
     projection = weights.projection
     bh4 = projection.dim() == 5
     size = projection.shape[2] * projection.shape[3] if bh4 else projection.shape[1]

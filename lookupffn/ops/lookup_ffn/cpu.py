@@ -7,8 +7,8 @@ from lookupffn.ops.library import kernels_available
 from lookupffn.ops.lookup.cpu import declines_options
 from lookupffn.ops.lookup_ffn import operator  # noqa: F401 the schemas
 from lookupffn.ops.lookup_ffn.weights import LookupWeights
+from lookupffn.ops.transforms import transformed
 
-_LEAST_FOR_DIGITS = 96  # tokens, as in csrc/lookup_ffn.cpp
 _INPUT_TYPES = (torch.float32, torch.bfloat16)
 _TABLE_TYPES = (torch.float32, torch.bfloat16, torch.int8)
 
@@ -24,48 +24,37 @@ def declines(x_Md: Tensor, weights: LookupWeights) -> str | None:
         x_Md.dtype in _INPUT_TYPES
         and table.dtype in _TABLE_TYPES
         and projection.dtype in _INPUT_TYPES
-        and x_Md.shape[1] == table.shape[2]
-        and all(t.device.type == "cpu" for t in (x_Md, table, projection))
+        and x_Md.device.type == table.device.type == projection.device.type == "cpu"
         and not declines_options(table.shape[1], weights.num_probes, weights.normaliser)
         and not (
             torch.is_grad_enabled()
             and any(t.requires_grad for t in (x_Md, table, projection, weights.projection_bias, weights.bias))
         )
+        and not transformed()
         and kernels_available()
     )
     return None if takes else ""
 
 
 def lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> Tensor:
-    """See lookupffn.ops.lookup_ffn.lookup_ffn; for what it takes.
+    """See lookupffn.ops.lookup_ffn.lookup_ffn; for what is not declined."""
+    return torch.ops.lookupffn.lookup_ffn.default(x_Md.contiguous(), *arguments(x_Md, weights))
 
-    Returns:
-        [M, d] in the type of x.
-    """
-    projection, projection_bias = weights.projection, weights.projection_bias
-    if projection.dim() == 5:
-        size = projection.shape[2] * projection.shape[3]
-        folded = weights.folded.of(projection, weights.alpha)
-        projection_bias = _as(projection_bias, torch.float32)
-    else:
-        size = 0
-        folded, projection_bias = _as(projection, x_Md.dtype), _as(projection_bias, x_Md.dtype)
-    tokens, d = x_Md.shape
-    digits = None
-    # a compiled graph should hold for any number of tokens; other tables are served by other kernels
-    if not torch.compiler.is_compiling() and tokens >= _LEAST_FOR_DIGITS and weights.table.dtype is torch.float32:
-        digits = weights.folded.digits(projection, weights.alpha, d, projection_bias.shape[0])
-    return torch.ops.lookupffn.lookup_ffn.default(
-        x_Md.contiguous(),
-        folded,
-        projection_bias,
+
+def arguments(x_Md: Tensor, weights: LookupWeights) -> tuple:
+    """What the operator takes after x."""
+    projection, projection_bias, scales = weights.projection, weights.projection_bias, weights.scales
+    if projection.dim() == 2:
+        projection, projection_bias = _as(projection, x_Md.dtype), _as(projection_bias, x_Md.dtype)
+    return (
+        projection.contiguous(),
+        _as(projection_bias, projection_bias.dtype if projection_bias.dtype in _INPUT_TYPES else torch.float32),
         weights.table.contiguous(),
-        None if weights.scales is None else _as(weights.scales, torch.float32),
+        None if scales is None else _as(scales, torch.float32),
         _as(weights.bias, torch.float32),
-        1.0 - weights.alpha,
-        size,
+        weights.alpha,
         weights.num_probes,
-        *(digits or (None, None)),
+        weights.prepared,
     )
 
 

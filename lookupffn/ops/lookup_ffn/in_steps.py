@@ -32,8 +32,6 @@ def hash_inputs(x_Md: Tensor, weights: LookupWeights) -> Tensor:
 
 def lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> Tensor:
     """See lookupffn.ops.lookup_ffn.lookup_ffn."""
-    if torch.is_grad_enabled():
-        weights.folded.clear()  # an update is likely to follow, and torch's fused optimizers do not count theirs
     table = weights.table if weights.scales is None else weights.table * weights.scales.unsqueeze(-1)
     z = hash_inputs(x_Md, weights)
     # scores are exponentials of sums: kept in float32 even where autocast ran the projection in half precision

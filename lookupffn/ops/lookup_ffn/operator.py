@@ -5,10 +5,13 @@ from torch import Tensor
 
 torch.library.define(
     "lookupffn::lookup_ffn",
-    "(Tensor x, Tensor projection, Tensor projection_bias, Tensor table, Tensor? scales, Tensor bias, float skip, "
-    "int size, int num_probes, Tensor? digits=None, Tensor? digit_scales=None) -> Tensor",
+    "(Tensor x, Tensor projection, Tensor projection_bias, Tensor table, Tensor? scales, Tensor bias, float alpha, "
+    "int num_probes, Tensor? folded=None) -> Tensor",
 )
-torch.library.define("lookupffn::split_projection", "(Tensor matrix) -> (Tensor, Tensor)")
+torch.library.define("lookupffn::fold_projection", "(Tensor projection, float alpha) -> Tensor")
+torch.library.define(
+    "lookupffn::multiply_out_projection", "(Tensor projection, float alpha, int columns, int depth) -> Tensor"
+)
 
 
 @torch.library.register_fake("lookupffn::lookup_ffn")
@@ -19,10 +22,8 @@ def _fake_lookup_ffn(
     table: Tensor,
     scales: Tensor | None,
     bias: Tensor,
-    skip: float,
-    size: int,
+    alpha: float,
     num_probes: int,
-    digits: Tensor | None = None,
-    digit_scales: Tensor | None = None,
+    folded: Tensor | None = None,
 ) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return x.new_empty(x.shape[0], table.shape[2])

@@ -1,7 +1,4 @@
-"""What the whole feed-forward takes.
-
-Dimensions: d hidden size, T tables, tau bits, S = 2^tau, N probes, b block size, G blocks, r copies.
-"""
+"""What the whole feed-forward takes."""
 
 from __future__ import annotations
 
@@ -9,23 +6,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lookupffn.ops.lookup_ffn.prepared import FoldedProjection
 
-
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class LookupWeights:
-    """What a LookupFFN has learned.
+    """What a LookupFFN has learned: d inputs, o outputs, T tables of S = 2^tau rows, N probes.
 
     Attributes:
         projection: BH4's [r, 4, G, b, b], or dense [T * tau, d].
         projection_bias: [T * tau].
-        table: [T, S, d], floating point, or int8 with scales.
-        bias: [d].
+        table: [T, S, o], floating point, or int8 with scales.
+        bias: [o].
         scales: [T, S] float32 of int8 tables: row = scale * integers. None for other tables.
         alpha: weight of BH4(x) against x itself.
         num_probes: N.
         normaliser: what the softmax of the scores runs over, see ``hash_scores``.
-        folded: where a backend keeps a prepared form of the projection from call to call.
+        prepared: what ``prepare`` made of the projection, for weights that no longer change.
     """
 
     projection: Tensor
@@ -35,5 +30,5 @@ class LookupWeights:
     scales: Tensor | None
     alpha: float
     num_probes: int
-    normaliser: str
-    folded: FoldedProjection
+    normaliser: str = "all"
+    prepared: Tensor | None = None
