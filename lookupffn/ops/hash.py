@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from lookupffn.ops.precision import autocast
 from lookupffn.ops.limits import MAX_BITS
+from lookupffn.ops.precision import autocast
 from lookupffn.ops.transforms import first_order, transformed
 
 
