@@ -1,16 +1,9 @@
 """A HuggingFace RoBERTa whose feed-forward is chosen by name, registered with transformers' Auto classes."""
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+import transformers
 
-from lookupffn.models.configuration import LookupRobertaConfig, build_model_config
+from lookupffn.models import heads
+from lookupffn.models.configuration import AUTO_CLASSES, LookupRobertaConfig, build_model_config
 from lookupffn.models.heads import (
     LookupRobertaForMaskedLM,
     LookupRobertaForMultipleChoice,
@@ -21,16 +14,10 @@ from lookupffn.models.heads import (
 from lookupffn.models.modeling import LookupRobertaModel, attach_optimizer
 from lookupffn.models.state_dict import load_stock_weights
 
-AutoConfig.register(LookupRobertaConfig.model_type, LookupRobertaConfig, exist_ok=True)
-for _auto, _cls in (
-    (AutoModel, LookupRobertaModel),
-    (AutoModelForMaskedLM, LookupRobertaForMaskedLM),
-    (AutoModelForMultipleChoice, LookupRobertaForMultipleChoice),
-    (AutoModelForQuestionAnswering, LookupRobertaForQuestionAnswering),
-    (AutoModelForSequenceClassification, LookupRobertaForSequenceClassification),
-    (AutoModelForTokenClassification, LookupRobertaForTokenClassification),
-):
-    _auto.register(LookupRobertaConfig, _cls, exist_ok=True)
+transformers.AutoConfig.register(LookupRobertaConfig.model_type, LookupRobertaConfig, exist_ok=True)
+for _auto, _name in AUTO_CLASSES.items():
+    if _auto != "AutoConfig":
+        getattr(transformers, _auto).register(LookupRobertaConfig, getattr(heads, _name), exist_ok=True)
 
 __all__ = [
     "LookupRobertaConfig",

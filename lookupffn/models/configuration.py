@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from lookupffn.config.schema import read
 from lookupffn.config.sections import InitialisationSettings, ModelSettings, read_section
 from lookupffn.errors import UserError, first_line
 from lookupffn.layers import ffn_class, resolve_options
+from lookupffn.models.hub import RELAY, RELAY_TEXT, auto_map
 from lookupffn.storage import read_json
 from lookupffn.vocabulary import own_pad_id, vocabulary_size
 
@@ -22,6 +24,17 @@ STOCK = RobertaPreLayerNormConfig.model_type
 # of padding ids, that RoBERTa's and BERT's tokenizers have: positions then count as in stock models
 _STOCK_PADDING = (0, 1)
 _MOST_LABELS = 100_000
+# by the Auto class of transformers
+AUTO_CLASSES = {
+    "AutoConfig": "LookupRobertaConfig",
+    "AutoModel": "LookupRobertaModel",
+    **{
+        f"AutoModelFor{task}": f"LookupRobertaFor{task}"
+        for task in (
+            "MaskedLM", "MultipleChoice", "QuestionAnswering", "SequenceClassification", "TokenClassification"
+        )
+    },
+}  # fmt: skip
 
 
 @strict
@@ -83,6 +96,17 @@ class LookupRobertaConfig(InitialisationSettings, RobertaPreLayerNormConfig):
             )
         if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 0:
             raise UserError(f"chunk_size_feed_forward must be 0 (no chunks) or a number of tokens, not {chunk!r}")
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As transformers'; beside config.json a file through which transformers finds the classes, if allowed to."""
+        self.auto_map = auto_map(AUTO_CLASSES)
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        (Path(save_directory) / f"{RELAY}.py").write_text(RELAY_TEXT, encoding="utf-8")
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing to do: saved folders name the package that has the classes, they do not hold a copy of them."""
 
     @property
     def max_positions(self) -> int:

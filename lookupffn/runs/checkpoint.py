@@ -23,6 +23,7 @@ from lookupffn.storage import altered, digests, finite, to_json, whole_folder, w
 
 STATE_FILE = "training_state.pt"
 METADATA_FILE = "checkpoint.json"
+CARD = "README.md"  # where the hub looks for a model card
 _SEAL = "sha256_of_this"
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -79,6 +80,8 @@ def save_model(
 ) -> None:
     """A HuggingFace folder with tokenizer: what from_pretrained reads; ``weights`` as for ``save_checkpoint``."""
     model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
+    # a text cut with truncation=True then fits the model
+    tokenizer.model_max_length = model.config.max_positions
     tokenizer.save_pretrained(folder)
 
 
@@ -88,11 +91,13 @@ def write_model(
     tokenizer: PreTrainedTokenizerBase,
     weights: dict[str, torch.Tensor] | None,
     *,
+    card: str,
     kept: str,
 ) -> dict[str, str]:
-    """A finished run's model folder, whole or not at all; returns the SHA-256 of its files."""
+    """A finished run's model folder with its model card, whole or not at all; returns the SHA-256 of its files."""
     with whole_folder(final, "the model", kept=kept) as partial:
         save_model(partial, model, tokenizer, weights)
+        (partial / CARD).write_text(card, encoding="utf-8")
     return digests(final)
 
 

@@ -17,7 +17,6 @@ def run_summary(
     statistics: Mapping[str, float],
     record: Mapping[str, Any],
     surroundings: Mapping[str, Any],
-    model_sha256: Mapping[str, str],
 ) -> dict[str, Any]:
     """The contents of summary.json.
 
@@ -29,7 +28,8 @@ def run_summary(
         statistics: how the feed-forwards were used in the last validation.
         record: the last checkpoint's: steps, tokens, times (see ``lookupffn.training.state``).
         surroundings: machine and software, as they were when the run started.
-        model_sha256: digests of the files of model/.
+
+    ``model_sha256`` is added when model/ is written, whose card is made of the rest.
     """
     tokens, training_s = record["tokens"], record["training_s"]
     return {
@@ -52,6 +52,5 @@ def run_summary(
         **{f"{what}_s": record["aside_s"].get(what, 0.0) for what in ("validation", "checkpoint")},
         "tokens_per_s": tokens / max(training_s, 1e-9),
         "precision": config["training"]["precision"],
-        "model_sha256": dict(model_sha256),
         **surroundings,
     }

@@ -24,6 +24,7 @@ from lookupffn.config.sections import TrainingSettings, optimizer_settings
 from lookupffn.distributed.exact_sum import ExactSum
 from lookupffn.distributed.processes import any_process, broadcast, on_main, processes
 from lookupffn.distributed.sharding import full_state, full_weights, load_full_state, prepare
+from lookupffn.models.hub import model_card
 from lookupffn.objectives import EvaluationStopped, Objective
 from lookupffn.objectives.finite import NonFiniteError, check_validation, check_weights
 from lookupffn.report import run_table
@@ -332,8 +333,6 @@ class Trainer:
         weights = full_weights(self.model, keep=self.main)
         if not self.main:
             return None
-        kept = what_is_kept(self.path / CHECKPOINTS)
-        files = write_model(self.path / MODEL, self.model, self.objective.tokenizer, weights, kept=kept)
         summary = run_summary(
             config=self.config,
             budget=self.settings.budget,
@@ -342,7 +341,10 @@ class Trainer:
             statistics={key.removeprefix("ffn_"): score[key] for key in score if key.startswith("ffn_")},
             record=self._record(),
             surroundings=self.surroundings,
-            model_sha256=files,
         )
+        summary["model_sha256"] = write_model(
+            self.path / MODEL, self.model, self.objective.tokenizer, weights,
+            card=model_card(summary), kept=what_is_kept(self.path / CHECKPOINTS),
+        )  # fmt: skip
         self.tracker.finish(finite(summary))
         return summary

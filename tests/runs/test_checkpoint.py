@@ -1,6 +1,7 @@
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ class Writes:
 
     def __init__(self, name: str, fail: bool = False) -> None:
         self.name, self.fail = name, fail
+        self.config = SimpleNamespace(max_positions=16)
 
     def save_pretrained(self, folder: Path) -> None:
         (folder / self.name).write_text(self.name)

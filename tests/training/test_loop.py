@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -86,7 +87,14 @@ def test_what_a_run_leaves(tiny: Workspace, tmp_path: Path, capsys: pytest.Captu
     assert [p.name for p in list_checkpoints(folder / "checkpoints")] == ["step-00000003", "step-00000006"]
     model = AutoModelForMaskedLM.from_pretrained(folder / "model")
     assert isinstance(model, LookupRobertaForMaskedLM)
-    assert len(AutoTokenizer.from_pretrained(folder / "model")) == model.config.vocab_size
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert len(tokenizer) == model.config.vocab_size
+    # a text that is cut fits the model
+    assert tokenizer.model_max_length == model.config.max_positions
+    model(**tokenizer("word " * 500, truncation=True, return_tensors="pt"))
+    card = ModelCard.load(folder / "model" / "README.md")
+    assert card.data.eval_results[0].metric_value == summary["validation_perplexity"]
+    assert set(summary["model_sha256"]) == {path.name for path in (folder / "model").iterdir()}
     output = capsys.readouterr().out
     assert "validation perplexity" in output and "times fewer than GEMM" in output and str(folder) in output
 
