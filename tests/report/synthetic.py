@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,37 +48,14 @@ def write_run(
         **summary: replaces or adds values of summary.json.
     """
     folder.mkdir(parents=True)
-    sections: dict[str, Any] = {
-        "ffn": {"name": ffn},
-        "model": {
-            "name": "tiny",
-            "num_hidden_layers": 2,
-            "hidden_size": hidden_size,
-            "intermediate_size": 4 * hidden_size,
-            "sequence_length": 64,
-        },
-        "data": {"name": "docstrings", "sequence_length": 64, "mask_rate": 0.15},
-        "optimizer": {"name": "adamw", "lr": lr, "betas": [0.9, 0.98], "warmup_steps": None},
-        "training": {"batch_size": 64, "precision": "fp32", "max_steps": steps},
-    }
+    sections = _config(ffn, hidden_size, lr, steps)
     for name, values in (config or {}).items():
         sections[name] = {**sections[name], **values} if isinstance(values, dict) else values
     (folder / "config.yaml").write_text(yaml.safe_dump({**sections, "seed": seed, "init_from": None}))
     if config and "init_from" in config:
         (folder / "config.yaml").write_text(yaml.safe_dump({**sections, "seed": seed}))
-    lines = []
-    for step in range(100, steps + 1, 100):
-        line = {
-            "step": step,
-            "tokens": step * TOKENS_PER_STEP,
-            "training_flops": step * TOKENS_PER_STEP * (1e6 + flops),
-        }
-        if step % 500 == 0 or (halfway is not None and step == steps // 200 * 100):
-            value = loss + (6.8 - loss) * (1 - step / steps)
-            value = halfway if halfway is not None and step == steps // 200 * 100 else value
-            line |= {"validation_loss": value, "validation_perplexity": math.exp(min(value, 700))}
-        lines.append(json.dumps({**line, "loss": training_loss}) + "\n")
-    (folder / "metrics.jsonl").write_text("".join(lines))
+    lines = _metrics(loss, steps, flops, halfway)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({**line, "loss": training_loss}) + "\n" for line in lines))
     values = {
         "ffn": ffn,
         "ffn_options": {} if options is None else options,
@@ -103,6 +81,37 @@ def write_run(
     }
     (folder / "summary.json").write_text(json.dumps(values | summary))
     return folder
+
+
+def _metrics(loss: float, steps: int, flops: float, halfway: float | None) -> Iterator[dict[str, Any]]:
+    """Lines of metrics.jsonl, every 100 steps; validation losses fall on a straight line, or to ``halfway`` first."""
+    for step in range(100, steps + 1, 100):
+        line = {
+            "step": step,
+            "tokens": step * TOKENS_PER_STEP,
+            "training_flops": step * TOKENS_PER_STEP * (1e6 + flops),
+        }
+        middle = halfway is not None and step == steps // 200 * 100
+        if step % 500 == 0 or middle:
+            value = halfway if middle else loss + (6.8 - loss) * (1 - step / steps)
+            line |= {"validation_loss": value, "validation_perplexity": math.exp(min(value, 700))}
+        yield line
+
+
+def _config(ffn: str, hidden_size: int, lr: float, steps: int) -> dict[str, Any]:
+    return {
+        "ffn": {"name": ffn},
+        "model": {
+            "name": "tiny",
+            "num_hidden_layers": 2,
+            "hidden_size": hidden_size,
+            "intermediate_size": 4 * hidden_size,
+            "sequence_length": 64,
+        },
+        "data": {"name": "docstrings", "sequence_length": 64, "mask_rate": 0.15},
+        "optimizer": {"name": "adamw", "lr": lr, "betas": [0.9, 0.98], "warmup_steps": None},
+        "training": {"batch_size": 64, "precision": "fp32", "max_steps": steps},
+    }
 
 
 def write_tuned(
