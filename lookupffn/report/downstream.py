@@ -50,7 +50,7 @@ class Score:
     ffn: str
     is_pretrained: bool
     settings: Mapping[str, Any]
-    scores: Mapping[Hashable, float]
+    scores: Mapping[tuple[int | None, int], float]
     metrics: Mapping[str, Sequence[float]]
     perplexity: Spread | None
     pretraining_tokens: float | None
@@ -138,12 +138,12 @@ def _start(run: FineTuned) -> str:
     """The end of a label."""
     if run.origin is None:
         return ", not pretrained"
-    return "" if run.pretrained is not None else f", from {run.origin} (not found)"
+    return "" if run.pretrained is not None or run.record else f", from {run.origin} (not found)"
 
 
 def _score(label: str, runs: Sequence[FineTuned], measured: InferenceTimes | None) -> Score:
     first = runs[0]
-    pretrained = {run.pretrained.path: run.pretrained for run in runs if run.pretrained is not None}
+    perplexities = {run.origin: run.perplexity for run in runs if run.perplexity is not None}
     flops, gemm = first.summary["ffn_flops_per_token"], first.summary["gemm_ffn_flops_per_token"]
     names = [name for name in first.metrics if all(name in run.metrics for run in runs)]
     return Score(
@@ -154,11 +154,11 @@ def _score(label: str, runs: Sequence[FineTuned], measured: InferenceTimes | Non
         settings=first.settings,
         scores={run.seeds: run.score for run in runs},
         metrics={name: [run.metrics[name] for run in runs] for name in names},
-        perplexity=spread([run.perplexity for run in pretrained.values()]) if pretrained else None,
-        pretraining_tokens=next((run.conditions["tokens"] for run in pretrained.values()), None),
+        perplexity=spread(list(perplexities.values())) if perplexities else None,
+        pretraining_tokens=first.pretraining_tokens,
         flops=flops,
         flops_ratio=gemm / flops if flops else None,
-        time=measured and measured.of(first),
+        time=None if measured is None else measured.of(first),
         runs=tuple(run.path for run in runs),
         against=None,
         gain=None,

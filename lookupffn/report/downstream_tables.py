@@ -49,8 +49,8 @@ def _cells(score: Score) -> dict[str, str]:
         "pretrained on": "" if score.pretraining_tokens is None else f"{short_number(score.pretraining_tokens)} tokens",
         "FFN MFLOP a token": f"{score.flops / 1e6:.3f}",
         "times fewer than GEMM": known(score.flops_ratio, ".2f"),
-        "CPU µs a token": known(score.time and score.time.us_per_token, ".3g"),
-        "times faster than GEMM": known(score.time and score.time.ratio, ".2f"),
+        "CPU µs a token": known(None if score.time is None else score.time.us_per_token, ".3g"),
+        "times faster than GEMM": known(None if score.time is None else score.time.ratio, ".2f"),
     }
 
 

@@ -29,7 +29,15 @@ _METRIC = re.compile(r"validation_((?:\w+_)?(?:accuracy|f1|matthews|pearson|spea
 _NUMBERS = ("ffn_flops_per_token", "gemm_ffn_flops_per_token", "ffn_parameters", "parameters")
 # of config.yaml: what makes a variant; a task's files and columns do not
 _TRAINING = ("batch_size", "precision", "max_steps", "max_epochs")
-_NO_SETTINGS_OF_A_TASK = ("name", "data", "train_files", "validation_files", "text_columns", "label_column")
+_NO_SETTINGS_OF_A_TASK = (
+    "name",
+    "data",
+    "train_files",
+    "validation_files",
+    "text_columns",
+    "label_column",
+    "label_type",
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,28 @@ class FineTuned:
     @property
     def seeds(self) -> tuple[int | None, int]:
         """Of pretraining, if it is known, and of fine-tuning."""
-        return (None if self.pretrained is None else self.pretrained.seed), self.summary["seed"]
+        before = self.record.get("seed") if self.pretrained is None else self.pretrained.seed
+        return before if isinstance(before, int) else None, self.summary["seed"]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What the run noted of its pretraining: data, tokens, seed, validation_perplexity; empty where it did not."""
+        found = self.summary.get("pretraining")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def perplexity(self) -> float | None:
+        """Of the pretraining run; None where it is not known."""
+        if self.pretrained is not None:
+            return self.pretrained.perplexity
+        found = self.record.get("validation_perplexity")
+        return found if is_number(found) else None
+
+    @property
+    def pretraining_tokens(self) -> float | None:
+        """Tokens of pretraining; None where they are not known."""
+        found = self.record.get("tokens") if self.pretrained is None else self.pretrained.conditions["tokens"]
+        return found if is_number(found) else None
 
     @property
     def variant(self) -> dict[str, Any]:
@@ -72,7 +101,8 @@ class FineTuned:
         own = {f"ffn.{key}": value for key, value in self.summary["ffn_options"].items()}
         if self.pretrained is None:
             # sizes of the model follow from the pretraining run where there is one
-            before: dict[str, Any] = {"from": self.origin, **self.conditions}
+            noted = {key: self.record.get(key) for key in ("data", "tokens")} if self.record else {"from": self.origin}
+            before: dict[str, Any] = {**noted, **self.conditions}
         else:
             before = {**self.pretrained.conditions, **self.pretrained.settings}
             before = {key: value for key, value in before.items() if not key.startswith("ffn.")}

@@ -76,7 +76,7 @@ def comparable_groups(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
         The groups by name, and the runs left out because their variant has another run of the same seed.
     """
     budgets = _budgets(run.conditions["tokens"] for run in runs)
-    members: dict[Hashable, list[Run]] = defaultdict(list)
+    members: dict[frozenset[tuple[str, Any]], list[Run]] = defaultdict(list)
     for run in runs:
         conditions = {**run.conditions, "tokens": budgets[run.conditions["tokens"]]}
         members[frozenset(conditions.items())].append(run)

@@ -80,11 +80,11 @@ def ladders(comparisons: Iterable[Comparison]) -> list[Ladder]:
         same = frozenset(item for item in comparison.group.conditions.items() if item[0] != "tokens")
         members[same].append(comparison)
     found = []
-    for same in members.values():
-        if len(same) > 1:
-            same = sorted(same, key=lambda comparison: comparison.group.conditions["tokens"])
-            if climbs := _climbs(same):
-                found.append(Ladder(tuple(same), tuple(climbs)))
+    for alike in members.values():
+        if len(alike) > 1:
+            alike = sorted(alike, key=lambda comparison: comparison.group.conditions["tokens"])
+            if climbs := _climbs(alike):
+                found.append(Ladder(tuple(alike), tuple(climbs)))
     return found
 
 
@@ -170,7 +170,7 @@ def _step_cells(step: Step | None) -> list[str]:
     against = step.against
     return [
         f"{step.row.loss.mean:.4f}",
-        known(against and against.mean, "+.4f"),
+        known(None if against is None else against.mean, "+.4f"),
         interval(against) if against else "",
         known(step.p, ".2g"),
         step.verdict,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,8 @@ class PowerLaw:
     beta: float
     unit: float
 
-    def loss(self, tokens: float | np.ndarray) -> float | np.ndarray:
-        """Nats after so many tokens."""
+    def loss(self, tokens: Any) -> Any:
+        """Nats after so many tokens; a number, or an array of them."""
         return self.floor + self.scale * (tokens / self.unit) ** -self.beta
 
 

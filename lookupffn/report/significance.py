@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def difference(sample: Mapping[Hashable, float], other: Mapping[Hashable, float]) -> Difference:
+def difference(sample: Mapping[Any, float], other: Mapping[Any, float]) -> Difference:
     """One sample less another, paired where they share at least two seeds.
 
     Args:

@@ -82,8 +82,10 @@ def _cells(row: Row, comparison: Comparison) -> dict[str, str]:
         "times faster than GEMM": known(row.cpu_ratio, ".2f"),
     }
     for machine, time in zip(comparison.projections, row.projected, strict=True):
-        cells[f"µs a token on {machine.device} (projected)"] = known(time and time.us_per_token, ".3g")
-        cells[f"times faster than GEMM on {machine.device} (projected)"] = known(time and time.ratio, ".2f")
+        cells[f"µs a token on {machine.device} (projected)"] = known(None if time is None else time.us_per_token, ".3g")
+        cells[f"times faster than GEMM on {machine.device} (projected)"] = known(
+            None if time is None else time.ratio, ".2f"
+        )
     cells["training tokens/s"] = f"{row.tokens_per_s:,.0f}"
     cells["plateau left at step"] = "never" if row.exit_step is None else f"{row.exit_step:,}"
     if any(other.second_fall_step is not None for other in comparison.rows):
@@ -184,7 +186,7 @@ def _difference(comparison: Comparison, row: Row, other: Row) -> list[str]:
     return [
         f"{found.mean:+.4f}",
         interval(found),
-        known(training and training.mean, "+.4f"),
+        known(None if training is None else training.mean, "+.4f"),
         comparison.verdict(row, other),
     ]
 

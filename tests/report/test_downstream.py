@@ -76,6 +76,17 @@ def test_fine_tuning_runs_alone_find_what_they_started_from(tmp_path):
     assert tables(report).keys() == {"downstream/table.md", "downstream/table.csv"}
 
 
+def test_what_a_run_noted_of_its_pretraining_stands_in_for_a_run_that_is_gone(tmp_path):
+    for before in range(2):
+        noted = {"data": "docstrings", "tokens": 6_000_000, "seed": before, "validation_perplexity": 50.0 + 2 * before}
+        for seed in range(2):
+            where = tmp_path / f"gone-{before}" / "model"
+            write_tuned(tmp_path / f"t-{before}-{seed}", pretrained_from=where, seed=seed, pretraining=noted)
+    (score,) = read_report([tmp_path]).scores
+    assert score.label == "lookup" and score.scores.keys() == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert score.perplexity.mean == 51.0 and score.pretraining_tokens == 6_000_000
+
+
 def test_seeds_of_pretraining_are_paired_too(tmp_path):
     for seed in range(2):
         gemm = write_gemm(tmp_path / f"gemm-{seed}", seed=seed)

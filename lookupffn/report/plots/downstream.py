@@ -24,9 +24,17 @@ def scores(own: Sequence[Score]) -> Figure | None:
     """
     pretrained = [score for score in own if score.is_pretrained]
     panels: list[tuple[str, Callable[[Score], float | None], object]] = [
-        ("validation perplexity of pretraining", lambda s: s.perplexity and s.perplexity.mean, FuncFormatter(plain)),
+        (
+            "validation perplexity of pretraining",
+            lambda s: None if s.perplexity is None else s.perplexity.mean,
+            FuncFormatter(plain),
+        ),
         ("feed-forward FLOPs a token, all layers", lambda s: s.flops or None, EngFormatter(sep="")),
-        ("feed-forward CPU time a token (µs)", lambda s: s.time and s.time.us_per_token, FuncFormatter(plain)),
+        (
+            "feed-forward CPU time a token (µs)",
+            lambda s: None if s.time is None else s.time.us_per_token,
+            FuncFormatter(plain),
+        ),
     ]
     panels = [panel for panel in panels if any(panel[1](score) is not None for score in pretrained)]
     if not panels:

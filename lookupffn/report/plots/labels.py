@@ -168,7 +168,7 @@ def spread_out(wanted: Sequence[float], step: float, low: float, high: float) ->
             total, members = blocks.pop()
             blocks[-1][0] += total
             blocks[-1][1] += members
-    heights = []
+    heights: list[float] = []
     for block in blocks:
         bottom = _bottom(block, step, low, high)
         heights.extend(bottom + step * i for i in range(int(block[1])))

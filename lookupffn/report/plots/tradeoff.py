@@ -56,15 +56,15 @@ def projected_time(comparison: Comparison, machine: int) -> Figure | None:
     )
 
 
-def _against_cost(comparison: Comparison, costs: Sequence[float | None], xlabel: str, ticks: Formatter) -> Figure:
+def _against_cost(comparison: Comparison, across: Sequence[float | None], xlabel: str, ticks: Formatter) -> Figure:
     """A point a variant, lines along single cost options, and the Pareto front.
 
     Args:
         comparison: the figures.
-        costs: of its rows; None leaves a row out.
+        across: costs of its rows; None leaves a row out.
         xlabel, ticks: of the axis of costs.
     """
-    costs = {row.number: cost for row, cost in zip(comparison.rows, costs, strict=True) if cost is not None}
+    costs = {row.number: cost for row, cost in zip(comparison.rows, across, strict=True) if cost is not None}
     rows = [row for row in comparison.rows if row.number in costs]
     # no feed-forward costs nothing, which a log axis does not have: it is a line across
     points = [row for row in rows if row.ffn != "none" and costs[row.number] > 0]
@@ -213,7 +213,7 @@ def swept(comparison: Comparison, setting: str) -> Figure | None:
     axes.set_xticks(sorted(set(across)), [show(value) for value in sorted(set(values))] if numeric else names)
     axes.set(xlabel=f"{setting}{', log scale' if logarithmic else ''}", ylabel=PERPLEXITY)
     lines, handles = _points(axes, rows, across)
-    curves: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
+    curves: dict[tuple[str, Hashable], list[tuple[float, float]]] = defaultdict(list)
     for row, x in zip(rows, across, strict=True):
         rest = frozenset(item for item in row.variant.settings.items() if item[0] != setting)
         curves[row.ffn, rest].append((x, row.perplexity.mean))
