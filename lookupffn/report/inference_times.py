@@ -73,7 +73,19 @@ def read_times(path: Path) -> InferenceTimes:
     Raises:
         UserError: it is missing or damaged.
     """
-    content = read_json(path)
+    return times_from(read_json(path), str(path))
+
+
+def times_from(content: Mapping[str, Any], source: str) -> InferenceTimes:
+    """What such a file holds.
+
+    Args:
+        content: its JSON object.
+        source: what to call it in messages.
+
+    Raises:
+        UserError: it is something else.
+    """
     found: dict[Hashable, InferenceTime] = {}
     try:
         for entry in content["variants"]:
@@ -87,5 +99,5 @@ def read_times(path: Path) -> InferenceTimes:
             f"{content['tokens']:,} tokens a call{', projected' if projected else ''}"
         )
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"damaged file {path}: not what scripts/measure_latency.py writes") from None
+        raise UserError(f"damaged file {source}: not what scripts/measure_latency.py writes") from None
     return InferenceTimes(device, how, projected, found)
