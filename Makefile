@@ -42,10 +42,10 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: requirements.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt
+$(VENV)/.runtime: requirements.txt requirements.lock | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt --constraint requirements.lock
 	@touch $@
 
-$(VENV)/.development: requirements-dev.txt requirements.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --requirement requirements-dev.txt
+$(VENV)/.development: requirements-dev.txt requirements.txt requirements.lock | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements-dev.txt --constraint requirements.lock
 	@touch $@

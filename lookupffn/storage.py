@@ -145,6 +145,11 @@ def damage(entry: Path) -> str | None:
     return None
 
 
+def stands(entry: Path) -> bool:
+    """Whether an entry is there and whole."""
+    return entry.is_dir() and damage(entry) is None
+
+
 def _write_manifest(entry: Path) -> None:
     files = sorted(path for path in entry.iterdir() if path.is_file())
     sizes = [path.stat().st_size for path in files]
@@ -216,7 +221,7 @@ def ensure_entry(entry: Path, build: Callable[[Path], None], *, what: str, kept_
     Raises:
         UserError: the disk is full or the cache folder cannot be written; the cache is left as it was.
     """
-    if entry.is_dir() and damage(entry) is None:
+    if stands(entry):
         return False
     work = entry.with_name(f"{entry.name}.partial")
     before: dict[str, bytes | int] | None = None

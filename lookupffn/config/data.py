@@ -25,8 +25,8 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DocstringsSettings(DataSettings):
-    """`data=docstrings`."""
+class PackageTextSettings(DataSettings):
+    """`data=docstrings` and `data=comments`."""
 
     validation_fraction: float = option(0.05, at_least=0, below=1)
     roots: list[str] | str | None = None
@@ -58,7 +58,8 @@ class SplitHubSettings(HubSettings):
 
 
 SOURCES: dict[str, type[DataSettings]] = {
-    "docstrings": DocstringsSettings,
+    "docstrings": PackageTextSettings,
+    "comments": PackageTextSettings,
     "text": TextSettings,
     "wikitext103": HubSettings,
     "wikipedia": SplitHubSettings,

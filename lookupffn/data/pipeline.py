@@ -31,6 +31,7 @@ class PreparedData:
         token_counts: int64 [V], how often each token occurs in the train split; None without it. Special tokens count
             zero: they are never masked, and a bar that spends probability on them would be too easy to beat.
         validation_counts: the same of the validation split.
+        name: of the corpus; ends in "-custom" where an embedded corpus is not the published one.
         data_fingerprint: 32 hex digits. The first half names the packed validation tokens (it seeds their masks), the
             second the source of the train split.
         tokenizer_fingerprint: 32 hex digits of the tokenizer's content.
@@ -41,6 +42,7 @@ class PreparedData:
     tokenizer: PreTrainedTokenizerBase
     token_counts: np.ndarray | None
     validation_counts: np.ndarray | None
+    name: str
     data_fingerprint: str
     tokenizer_fingerprint: str
 
@@ -144,6 +146,7 @@ def _prepare(
         tokenizer=made,
         token_counts=counts.get("train"),
         validation_counts=counts["validation"] if "validation" in splits else None,
+        name=corpus.name,
         data_fingerprint=fingerprint,
         tokenizer_fingerprint=tokenizer_key,
     )

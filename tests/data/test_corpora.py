@@ -7,7 +7,6 @@ import pyarrow.parquet
 import pytest
 
 from lookupffn.data.corpus import open_corpus
-from lookupffn.data.corpus.prose import normalised
 from lookupffn.errors import UserError
 
 from .conftest import sentences, write_jsonl
@@ -27,83 +26,6 @@ def test_unknown_names():
             open_corpus({"name": "docstrings", "validation_fraction": fraction}, None)
     with pytest.raises(UserError, match="shard_characters must be a whole number of at least 1, not 'x'"):
         open_corpus({"name": "wikipedia", "shard_characters": "x"}, None)
-
-
-# docstrings
-
-
-@pytest.fixture
-def packages(tmp_path):
-    """A folder of forty modules whose docstrings share some text, beside files that cannot be read."""
-    root = tmp_path / "packages"
-    (root / "tests").mkdir(parents=True)
-    (root / "tests" / "test_it.py").write_text('"""The text of the tests is not in the corpus at all."""')
-    (root / "broken.py").write_text('"""Never closed')
-    (root / "bytes.py").write_bytes(b'"""\xff\xfe is not what Python calls UTF-8."""\n')
-    for i, sentence in enumerate(sentences(40)):
-        (root / f"module_{i:02d}.py").write_text(
-            f'"""{sentence}\n\nThis paragraph stands in every one of the files."""\n'
-            f"def function():\n    '''Return the value of the thing named {'abcdefghij'[i % 10] * 3} as it was.'''\n"
-            'PATTERN = "\\d"\nclass Thing:\n    """Short."""\n'
-        )
-    return root
-
-
-def test_docstrings(packages, tmp_path, recwarn):
-    corpus = open_corpus(
-        {"name": "docstrings", "roots": [str(packages)], "validation_fraction": 0.2}, tmp_path / "cache", 2
-    )
-    train, validation = list(corpus.documents("train")), list(corpus.documents("validation"))
-    whole = "\n".join(train + validation)
-    assert len(train) > len(validation) > 0
-    assert whole.count("This paragraph stands in every one") == 1
-    assert whole.count("named aaa as it was") == 1
-    assert "not in the corpus" not in whole and "Short" not in whole
-    lines = [{line for document in split for line in document.split("\n") if line} for split in (train, validation)]
-    assert not lines[0] & lines[1]
-    assert corpus.characters("train") == sum(map(len, train))
-    assert not [warning for warning in recwarn if issubclass(warning.category, SyntaxWarning)]
-
-
-def test_docstrings_do_not_depend_on_processes(packages, tmp_path):
-    options = {"name": "docstrings", "roots": [str(packages)]}
-    one, two = (open_corpus(options, tmp_path / f"cache{n}", n) for n in (1, 2))
-    assert list(one.documents("train")) == list(two.documents("train"))
-    assert one.fingerprint("train") == two.fingerprint("train") != one.fingerprint("validation")
-    (packages / "new.py").write_text('"""Something that is new in the folder of packages."""')
-    assert open_corpus(options, tmp_path / "cache1").fingerprint("train") != one.fingerprint("train")
-
-
-def test_no_line_is_in_both_splits(tmp_path):
-    """Modules that document the same parameters in different paragraphs, as scientific packages do."""
-    root = tmp_path / "packages"
-    shared = [f"shared{'abcdefghij'[i]} : the value that many functions take" for i in range(10)]
-    for i, sentence in enumerate(sentences(60)):
-        folder = root / f"part{i % 7}"
-        folder.mkdir(parents=True, exist_ok=True)
-        other = "\n    ".join([shared[i % 10], shared[(i * 3 + 1) % 10], shared[i % 10].upper() + " 2"])
-        own = f"and here a line of the module {sentence[:20]}."
-        (folder / f"m{i}.py").write_text(f'def function():\n    """{sentence}\n\n    {other}\n    {own}\n    """\n')
-    corpus = open_corpus({"name": "docstrings", "roots": str(root), "validation_fraction": 0.3}, tmp_path / "cache", 1)
-    splits = [{normalised(line) for line in long_lines(corpus, split)} for split in ("train", "validation")]
-    assert all(splits) and not splits[0] & splits[1]
-    kept = {normalised(line) for line in shared}
-    assert kept <= splits[0] | splits[1]  # once, not never
-
-
-def long_lines(corpus, split):
-    return [line for document in corpus.documents(split) for line in document.split("\n") if len(line) >= 24]
-
-
-def test_unreadable_files_are_counted(packages, tmp_path, caplog):
-    caplog.set_level("INFO")
-    list(open_corpus({"name": "docstrings", "roots": [str(packages)]}, tmp_path / "cache", 1).documents("train"))
-    assert "2 files could not be read or parsed" in caplog.text
-
-
-def test_missing_root(tmp_path):
-    with pytest.raises(UserError, match="no folder"):
-        open_corpus({"name": "docstrings", "roots": [str(tmp_path / "none")]}, tmp_path)
 
 
 # text

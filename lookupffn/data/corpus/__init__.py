@@ -5,12 +5,12 @@ from pathlib import Path
 
 from lookupffn.config.data import data_settings
 from lookupffn.data.corpus.base import SPLITS, Corpus
-from lookupffn.data.corpus.docstrings import DocstringCorpus
+from lookupffn.data.corpus.docstrings import KINDS, PackageTextCorpus
 from lookupffn.data.corpus.hub import SOURCES, HubCorpus
 from lookupffn.data.corpus.text import TextCorpus
 
 CORPORA: dict[str, type[Corpus]] = {
-    DocstringCorpus.name: DocstringCorpus,
+    **dict.fromkeys(KINDS, PackageTextCorpus),
     TextCorpus.name: TextCorpus,
     **dict.fromkeys(SOURCES, HubCorpus),
 }

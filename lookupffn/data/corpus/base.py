@@ -51,21 +51,29 @@ class StoredCorpus(Corpus):
 
     kept_after: storage.Kept = ()  # what may interrupt the gathering, which then can go on
 
-    def __init__(self, cache_dir: Path, **source: object) -> None:
-        """``source`` is everything that decides the documents."""
-        self._key = storage.fingerprint(corpus=self.name, **source)
-        self._store = cache_dir / "corpora" / self._key
+    def __init__(self, cache_dir: Path) -> None:
+        self._cache_dir = cache_dir
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """The fingerprint of everything that decides the documents."""
 
     @abstractmethod
     def gather(self, folder: Path) -> None:
         """Write the shards of every split, and the index."""
 
+    def store_of(self, key: str) -> Path:
+        """Where a gathered corpus stands in the cache."""
+        return self._cache_dir / "corpora" / key
+
     def _ready(self) -> Path:
-        storage.ensure_entry(self._store, self.gather, what=f"the corpus {self.name}", kept_after=self.kept_after)
-        return self._store
+        store = self.store_of(self.key)
+        storage.ensure_entry(store, self.gather, what=f"the corpus {self.name}", kept_after=self.kept_after)
+        return store
 
     def fingerprint(self, split: str) -> str:
-        return storage.fingerprint(corpus=self._key, split=split)
+        return storage.fingerprint(corpus=self.key, split=split)
 
     def documents(self, split: str) -> Iterator[str]:
         yield from read_shards(self._ready(), split)

@@ -1,28 +1,23 @@
-"""The embedded corpus: the English of the docstrings in the user's own Python environment.
+"""The embedded corpora: the English in the docstrings, and in the comments, of the packages that a run imports.
 
-The standard library and the installed packages carry tens of megabytes of technical English that need no download.
-Docstrings are found with ``ast`` in worker processes; prose.py keeps their prose. A document is the docstrings of one
-file. A paragraph is kept where it is met first, in the sorted order of files, and nowhere else, and a file belongs
-to one split: no text is in both.
+Tens of megabytes of technical English that need no download, and the same text on every machine: packages.py names the
+packages, python_source.py finds the texts, prose.py keeps their prose. A document is the texts of one file. A paragraph
+is kept where it is met first, in the sorted order of files, and nowhere else, and a file belongs to one split: no text
+is in both.
 """
 
-import ast
-import gc
-import importlib.metadata
 import json
 import logging
 import os
-import platform
-import sys
-import sysconfig
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from lookupffn import storage
-from lookupffn.config.data import DocstringsSettings
+from lookupffn.config.data import PackageTextSettings
+from lookupffn.data.corpus import packages, python_source
 from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, in_validation, write_shard
 from lookupffn.data.corpus.prose import MIN_CHARACTERS, normalised, paragraphs
 from lookupffn.data.parallel import ordered_map, process_count
@@ -30,126 +25,101 @@ from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
-# Tests hold few docstrings and much code; idlelib and lib2to3 come and go with the way Python was built.
-_SKIPPED_FOLDERS = {"__pycache__", "test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3"}
-_OWN_PACKAGE = Path(__file__).resolve().parents[2]
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-_STATEMENT_LISTS = ("cases", "finalbody", "orelse", "handlers", "body")  # last in the source first
+VERSION = 3
+KINDS = {"docstrings": python_source.docstrings, "comments": python_source.comments}
 _FILES_A_TASK = 32
-
-
-def environment_roots() -> list[Path]:
-    """The standard library, then every installed-packages folder on the import path."""
-    paths = sysconfig.get_paths()
-    named = [paths["stdlib"], paths["purelib"], paths["platlib"]]
-    named += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
-    roots: dict[Path, None] = {}
-    for path in named:
-        resolved = Path(path).resolve()
-        if resolved.is_dir():
-            roots.setdefault(resolved)
-    return list(roots)
+_NAMED_PROBLEMS = 3
 
 
 def python_files(root: Path) -> list[str]:
-    """Paths of the source files under ``root``, relative to it, sorted; tests and the project itself left out."""
-    found: list[str] = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if name not in _SKIPPED_FOLDERS
-            and not (name == _OWN_PACKAGE.name and Path(folder, name).resolve() == _OWN_PACKAGE)
-        ]
-        relative = os.path.relpath(folder, root)
-        for name in files:
-            if name.endswith(".py") and not name.startswith("test_"):
-                found.append(os.path.normpath(os.path.join(relative, name)).replace(os.sep, "/"))
-    return sorted(found)
+    """Paths of the source files under ``root``, relative to it, sorted; tests left out."""
+    found = [
+        os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+        for folder, _, files in os.walk(root)
+        for name in files
+    ]
+    return sorted(filter(packages.is_source, found))
 
 
-def file_paragraphs(path: str) -> list[list[str]] | None:
-    """The prose of each docstring of a file, as paragraphs; None when the file cannot be read or parsed."""
+def file_paragraphs(path: str, kind: str) -> list[list[str]] | None:
+    """The prose of each docstring or comment of a file, as paragraphs; None when the file cannot be read."""
     try:
-        source = Path(path).read_bytes()
-        if b'"""' not in source and b"'''" not in source:
-            return []  # single-quoted docstrings are rare and short: not worth a parse of every file
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other people's invalid escapes
-            tree = ast.parse(source)
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        source = packages.read_source(Path(path)).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
         return None
-    return [found for text in dict.fromkeys(_docstrings(tree)) if (found := paragraphs(text))]
+    return [found for text in dict.fromkeys(KINDS[kind](source)) if (found := paragraphs(text))]
 
 
-def _docstrings(tree: ast.Module) -> Iterator[str]:
-    """Docstrings in the order of the source; visits statements alone, which is eight times faster than ast.walk."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node, clean=False)):
-            yield text
-        for field in _STATEMENT_LISTS:
-            waiting.extend(reversed(getattr(node, field, ())))
+def _task(paths: Sequence[str], kind: str) -> list[list[list[str]] | None]:
+    return [file_paragraphs(path, kind) for path in paths]
 
 
-def _task(paths: Sequence[str]) -> list[list[list[str]] | None]:
-    collecting = gc.isenabled()
-    gc.disable()  # syntax trees are many objects and no cycles: collecting them doubles the time to parse
-    try:
-        return [file_paragraphs(path) for path in paths]
-    finally:
-        if collecting:
-            gc.enable()
+class PackageTextCorpus(StoredCorpus):
+    """Docstrings or comments of the packages of ``PINNED``, or of the folders ``roots``.
 
+    With every package as pinned the corpus is the published one, whatever else is installed, and once it is in the
+    cache it stays what it is. Otherwise, and with ``roots``, its name ends in ``-custom`` and its fingerprint says what
+    was read.
 
-class DocstringCorpus(StoredCorpus):
-    """Docstrings of ``roots`` (default: this environment).
-
-    Options (configs/data/docstrings.yaml): ``roots``, a list of folders to read in place of the environment, and
-    ``validation_fraction``, the share of files held out.
+    Settings: ``roots``, folders of Python packages to read instead, and ``validation_fraction``, the fraction of files
+    held out.
     """
 
-    name = "docstrings"
-
-    def __init__(self, settings: DocstringsSettings, cache_dir: Path, num_processes: int | None = None) -> None:
+    def __init__(self, settings: PackageTextSettings, cache_dir: Path, num_processes: int | None = None) -> None:
         """
         Raises:
             UserError: a folder of ``roots`` does not exist.
         """
+        self.kind = self.name = settings.name
+        self.validation_fraction = settings.validation_fraction
+        self.processes = process_count(num_processes)
+        super().__init__(cache_dir)
         given = settings.roots
         named = [given] if isinstance(given, str) else given
-        self.roots = environment_roots() if named is None else [Path(root).expanduser() for root in named]
-        for root in self.roots:
+        self.roots = None if named is None else [Path(root).expanduser() for root in named]
+        for root in self.roots or ():
             if not root.is_dir():
                 raise UserError(
                     f"data.roots: no folder {root}; name folders that hold Python packages, or leave it null"
                 )
-        self.validation_fraction = settings.validation_fraction
-        self.num_processes = num_processes
-        source = self._environment() if given is None else self._listing()
-        super().__init__(cache_dir, version=VERSION, fraction=self.validation_fraction, source=source)
+        self._files: list[tuple[str, Path]] = []
 
-    @staticmethod
-    def _environment() -> list[str]:
-        """What is installed; reading thousands of files to learn whether they changed would cost more than the run."""
-        installed = {f"{item.name}=={item.version}" for item in importlib.metadata.distributions() if item.name}
-        return [f"python=={platform.python_version()}", *sorted(installed)]
+    @cached_property
+    def key(self) -> str:
+        """The fingerprint of the corpus; finding it decides its name and its files."""
+        if self.roots is not None:
+            self.name = f"{self.kind}-custom"
+            self._files = [(name, root / name) for root in self.roots for name in python_files(root)]
+            return self._key_of([[name, storage.file_digest(path)] for name, path in self._files])
+        standard = self._key_of([[name, *pin] for name, pin in packages.PINNED.items()])
+        if storage.stands(self.store_of(standard)):
+            if wrong := packages.other_versions():
+                logger.info("%s: read from the cache, whatever is installed now (%s)", self.name, _some(wrong))
+            return standard
+        found, identity, wrong = packages.check(self.processes)
+        self._files = [entry for package in found for entry in package.files.items()]
+        if not wrong:
+            return standard
+        self.name = f"{self.kind}-custom"
+        logger.warning(
+            "the corpus is %s, not %s: %s; install the pinned packages (pip install -r requirements.txt "
+            "-c requirements.lock) for results that can be compared with others'",
+            self.name, self.kind, _some(wrong),
+        )  # fmt: skip
+        return self._key_of(identity)
 
-    def _listing(self) -> list[list[str]]:
-        """Content digests: folders named by hand carry no version."""
-        return [[name, storage.file_digest(root / name)] for root in self.roots for name in python_files(root)]
+    def _key_of(self, source: list) -> str:
+        return storage.fingerprint(corpus=self.kind, version=VERSION, fraction=self.validation_fraction, source=source)
 
     def gather(self, folder: Path) -> None:
-        files = [(root / name, name) for root in self.roots for name in python_files(root)]
-        tasks = [[str(path) for path, _ in files[i : i + _FILES_A_TASK]] for i in range(0, len(files), _FILES_A_TASK)]
+        files = self._files
+        tasks = [[str(path) for _, path in files[i : i + _FILES_A_TASK]] for i in range(0, len(files), _FILES_A_TASK)]
         kept: dict[str, list[str]] = {split: [] for split in SPLITS}
         deduplicator = _Deduplicator()
         unreadable = 0
-        names = iter(name for _, name in files)
-        with tqdm(total=len(files), desc="reading docstrings", unit="file", smoothing=0.05) as bar:
-            for results in ordered_map(_task, tasks, processes=process_count(self.num_processes)):
+        names = iter(name for name, _ in files)
+        with tqdm(total=len(files), desc=f"reading {self.kind}", unit="file", smoothing=0.05) as bar:
+            for results in ordered_map(partial(_task, kind=self.kind), tasks, processes=self.processes):
                 for found, name in zip(results, names, strict=False):
                     if found is None:
                         unreadable += 1
@@ -161,14 +131,19 @@ class DocstringCorpus(StoredCorpus):
                 bar.update(len(results))
         characters = {split: sum(map(len, documents)) for split, documents in kept.items()}
         logger.info(
-            "docstrings, %d files: %.1f million characters in %d documents to train on, %.1f million in %d to validate"
-            "; %d files could not be read or parsed",
-            len(files), characters["train"] / 1e6, len(kept["train"]), characters["validation"] / 1e6,
+            "%s, %d files: %.1f million characters in %d documents to train on, %.1f million in %d to validate"
+            "; %d files could not be read",
+            self.name, len(files), characters["train"] / 1e6, len(kept["train"]), characters["validation"] / 1e6,
             len(kept["validation"]), unreadable,
         )  # fmt: skip
         for split, documents in kept.items():
             write_shard(folder / f"{split}-00000.jsonl.gz", documents)
         (folder / INDEX).write_text(json.dumps({"characters": characters}), encoding="utf-8")
+
+
+def _some(problems: list[str]) -> str:
+    more = f" and {len(problems) - _NAMED_PROBLEMS} more" if len(problems) > _NAMED_PROBLEMS else ""
+    return "; ".join(problems[:_NAMED_PROBLEMS]) + more
 
 
 class _Deduplicator:

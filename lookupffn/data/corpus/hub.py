@@ -89,8 +89,12 @@ class HubCorpus(StoredCorpus):
         self.shard_characters = settings.shard_characters
         # a corpus with a validation split of its own takes no such option
         self.fraction = getattr(settings, "validation_fraction", None)
-        super().__init__(
-            cache_dir,
+        super().__init__(cache_dir)
+
+    @property
+    def key(self) -> str:
+        return storage.fingerprint(
+            corpus=self.name,
             version=VERSION,
             source=[self.source.repository, self.source.config, self.revision],
             fraction=self.fraction,
