@@ -20,7 +20,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from lookupffn import storage
-from lookupffn.data.corpus.text import read_documents
+from lookupffn.data.corpus.readers import read_documents
 from lookupffn.data.packing import PackedTokens
 from lookupffn.errors import UserError
 from lookupffn.models.loading import load_model, load_model_config, load_tokenizer

@@ -39,7 +39,7 @@ class TextSettings(DataSettings):
     train_files: list[str] | str | None = None
     validation_files: list[str] | str | None = None
     validation_fraction: float = option(0.05, at_least=0, below=1)
-    text_field: str | None = option("text")
+    text_field: str | int | None = option("text")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,9 @@ def _prepare(
     processes: int,
 ) -> PreparedData:
     """The part of ``prepare_data`` that reads the corpus."""
+    for split in SPLITS:
+        if corpus.has(split):
+            corpus.fingerprint(split)  # files that cannot be read, or are in both splits, are named before any work
     made = make_tokenizer(tokenizer, corpus, cache_dir)
     tokenizer_key = tokenizer_fingerprint(made)
     packed: dict[str, PackedTokens] = {}

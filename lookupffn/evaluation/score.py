@@ -75,7 +75,7 @@ def score(cfg: DictConfig) -> dict[str, Any]:
     scored = {
         "checkpoint": str(source.folder),
         "step": source.record.get("step", source.record.get("steps")),
-        "data": data_config["name"],
+        "data": data.name,
         **quality(result, source, data),
         "sequence_length_assumed": assumed,
         **mlm_costs(model, masker, data.validation.sequence_length),

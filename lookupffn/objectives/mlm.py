@@ -154,7 +154,7 @@ class MaskedLanguageModelling(Objective):
         split = self._data.validation
         scored = validation_sequences(len(split), split.sequence_length, self._max_tokens)
         return {
-            "data": self.config["data"]["name"],
+            "data": self._data.name,
             **{key: score[key] for key in ("validation_loss", "validation_perplexity")},
             "unigram_loss": self._unigram_loss,
             "unigram_perplexity": perplexity(self._unigram_loss),

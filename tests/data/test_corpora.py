@@ -196,9 +196,12 @@ def test_bad_files(tmp_path, monkeypatch, files, message):
         text(tmp_path, train_files=files)
 
 
-def test_no_files_and_the_same_file_twice(tmp_path):
+def test_no_files(tmp_path):
     with pytest.raises(UserError, match=r"needs data\.train_files"):
         text(tmp_path, train_files=None)
-    path = write_jsonl(tmp_path / "a.jsonl", ["x"])
-    with pytest.raises(UserError, match="take it out"):
-        text(tmp_path, train_files=path, validation_files=path)
+
+
+def test_the_text_field_may_be_a_number(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", ["zero"], field="0")
+    corpus = text(tmp_path, train_files=str(tmp_path / "a.jsonl"), text_field=0, validation_fraction=0)
+    assert list(corpus.documents("train")) == ["zero"]
