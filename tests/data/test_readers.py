@@ -95,7 +95,7 @@ def test_byte_order_marks_inside_are_no_text(tmp_path):
         (zstd(b"x" * 100), "is zstd data"),
         (bz2.compress(b"x" * 100), "is bzip2 data"),
         (bytes(range(1, 256)) * 8, "is not UTF-8 text"),
-        ("Ein Fluß und ein Vogel".encode("utf-8") + "Все тексты на русском".encode("koi8-r") * 9, "is not UTF-8 text"),
+        (b"a word " + bytes(range(0xC0, 0x100)) * 9, "is not UTF-8 text"),
     ],
 )
 def test_what_is_not_text_is_refused(tmp_path, content, message):
