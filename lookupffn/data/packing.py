@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -28,23 +29,30 @@ _BATCH_CHARACTERS = 500_000
 _PIECE_CHARACTERS = 100_000  # the encoding of a text takes a hundred times its size: long documents go in pieces
 _JOURNAL_CHARACTERS = 50_000_000
 _COUNT_BLOCK = 2**24
+_ROW_BLOCK = 2**14
 _TYPES = ("uint16", "uint32")
 
 
 class PackedTokens:
     """N sequences of L tokens, memory-mapped.
 
-    ``tokens`` is a read-only np.memmap [N, L] of uint16, or uint32 for a vocabulary above 65,536. Pickles as a path.
+    ``tokens`` [N, L] is indexed like a read-only array of uint16, or uint32 for a vocabulary above 65,536. Pickles as a
+    path and the rows that are left out.
     """
 
-    def __init__(self, entry: Path, sequence_length: int) -> None:
+    def __init__(self, entry: Path, sequence_length: int, rows: np.ndarray | None = None) -> None:
         """
+        Args:
+            rows: which of the sequences count, ascending; None for all.
+
         Raises:
             UserError: the entry holds less than one sequence, or its index is damaged.
         """
         self.entry = Path(entry)
         self.sequence_length = int(sequence_length)
+        self.rows = rows
         index = _read_index(self.entry / INDEX)
+        self.vocab_size = int(index["vocab_size"])
         count = index["tokens"] // self.sequence_length
         if count == 0:
             raise UserError(
@@ -52,23 +60,46 @@ class PackedTokens:
                 "give more text or a smaller data.sequence_length"
             )
         try:
-            self.tokens = np.memmap(
-                self.entry / TOKENS, dtype=index["dtype"], mode="r", shape=(count, self.sequence_length)
-            )
+            tokens = np.memmap(self.entry / TOKENS, dtype=index["dtype"], mode="r", shape=(count, self.sequence_length))
         except (OSError, ValueError, OverflowError) as error:
             raise UserError(f"damaged cache entry {self.entry}: {TOKENS} cannot be read ({error}); remove it") from None
+        self.tokens = tokens if rows is None else _Rows(tokens, rows)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __reduce__(self) -> tuple:
-        return PackedTokens, (self.entry, self.sequence_length)
+        return PackedTokens, (self.entry, self.sequence_length, self.rows)
+
+    def with_ordinary(self, special: np.ndarray, least: int) -> "PackedTokens":
+        """The sequences that have at least ``least`` tokens that are not special; ``special`` is boolean, [V]."""
+        ordinary = [
+            np.count_nonzero(~special[self.tokens[start : start + _ROW_BLOCK]], axis=1)
+            for start in range(0, len(self), _ROW_BLOCK)
+        ]
+        rows = np.flatnonzero(np.concatenate(ordinary) >= least)
+        return self if len(rows) == len(self) else PackedTokens(self.entry, self.sequence_length, rows)
+
+
+class _Rows:
+    """Some rows of a memory-mapped array [N, L], read when they are asked for."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self._array, self._rows = array, rows
+        self.shape, self.dtype = (len(rows), array.shape[1]), array.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._array[self._rows[index]]
 
 
 def _read_index(path: Path) -> dict:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        if type(index["tokens"]) is int and index["tokens"] >= 0 and index["dtype"] in _TYPES and "what" in index:
+        whole = type(index["tokens"]) is int and index["tokens"] >= 0 and type(index["vocab_size"]) is int
+        if whole and index["dtype"] in _TYPES and "what" in index:
             return index
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass

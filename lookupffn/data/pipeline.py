@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lookupffn import storage
-from lookupffn.config.data import data_settings
+from lookupffn.config.data import DataSettings, data_settings, masked_count
 from lookupffn.data import packing
 from lookupffn.data.corpus import SPLITS, Corpus, open_corpus
 from lookupffn.data.packing import PackedTokens
@@ -74,6 +74,28 @@ def _pack(
     return entry
 
 
+def _maskable(packed: PackedTokens, tokenizer: PreTrainedTokenizerBase, mask_rate: float, what: str) -> PackedTokens:
+    """The sequences in which there is enough to mask.
+
+    Raises:
+        UserError: there are none.
+    """
+    least = masked_count(mask_rate, packed.sequence_length)
+    ids = special_ids(tokenizer).all
+    special = np.zeros(max(packed.vocab_size, max(ids) + 1), dtype=bool)
+    special[list(ids)] = True
+    kept = packed.with_ordinary(special, least)
+    if len(kept) < len(packed):
+        said = (
+            f"{len(packed) - len(kept):,} of the {len(packed):,} sequences of the {what} have fewer than {least} "
+            "tokens that are not special: documents too short, or in characters that the tokenizer does not know"
+        )
+        if not len(kept):
+            raise UserError(f"{said}; lower data.mask_rate or use another tokenizer")
+        logger.warning("%s; they are left out", said)
+    return kept
+
+
 def prepare_data(
     data: Mapping,
     tokenizer: Mapping | PreTrainedTokenizerBase,
@@ -98,7 +120,7 @@ def prepare_data(
         UserError: anything wrong with the options, the files, the network or the disk, in one line.
     """
     cache_dir = Path(cache_dir).expanduser()
-    length = data_settings(data).sequence_length
+    settings = data_settings(data)
     corpus = open_corpus(data, cache_dir, num_processes)
     for split in {*splits, "validation"}:
         if not corpus.has(split):
@@ -107,7 +129,7 @@ def prepare_data(
                 + (" or a data.validation_fraction above 0" if split == "validation" else "")
             )
     try:
-        return _prepare(corpus, tokenizer, cache_dir, length, splits, process_count(num_processes))
+        return _prepare(corpus, tokenizer, cache_dir, settings, splits, process_count(num_processes))
     finally:
         corpus.report()
 
@@ -116,7 +138,7 @@ def _prepare(
     corpus: Corpus,
     tokenizer: Mapping | PreTrainedTokenizerBase,
     cache_dir: Path,
-    length: int,
+    settings: DataSettings,
     splits: Sequence[str],
     processes: int,
 ) -> PreparedData:
@@ -125,6 +147,7 @@ def _prepare(
         if corpus.has(split):
             corpus.fingerprint(split)  # files that cannot be read, or are in both splits, are named before any work
     made = make_tokenizer(tokenizer, corpus, cache_dir)
+    length = settings.sequence_length
     tokenizer_key = tokenizer_fingerprint(made)
     packed: dict[str, PackedTokens] = {}
     counts: dict[str, np.ndarray] = {}
@@ -132,7 +155,7 @@ def _prepare(
         if split not in splits and split != "validation":
             continue
         entry = _pack(corpus, split, made, tokenizer_key, cache_dir, processes)
-        packed[split] = PackedTokens(entry, length)
+        packed[split] = _maskable(PackedTokens(entry, length), made, settings.mask_rate, f"{split} split")
         counts[split] = np.load(entry / packing.COUNTS)
         counts[split][[i for i in special_ids(made).all if i < len(counts[split])]] = 0
         logger.info("%s: %d sequences of %d tokens", split, len(packed[split]), length)

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -16,6 +15,7 @@ from lookupffn.config.sections import TOKENIZERS, TrainedTokenizerSettings, read
 from lookupffn.data.corpus import Corpus
 from lookupffn.data.parallel import in_child
 from lookupffn.errors import UserError
+from lookupffn.tokenizer_files import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,10 @@ VERSION = 1
 # RoBERTa's order; its <mask> is the last entry of a fixed vocabulary, ours follows the others so that its id does not
 # depend on how many entries the training found
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+# The training takes time in proportion to the square of the longest unbroken run (of signs, of letters without spaces),
+# so it sees longer ones in pieces of this many bytes. Ordinary text has none, and its tokenizer does not change.
+_LONGEST_RUN = 1024
+_ADVICE = "check tokenizer.path and the network, or use tokenizer=trained or a local folder"
 _ALPHABET = 256 + len(SPECIAL_TOKENS)  # every byte, so that no text is unknown
 
 
@@ -39,7 +43,7 @@ class SpecialIds:
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
     """
     Raises:
-        UserError: the tokenizer has no mask token, or nothing to put between documents.
+        UserError: the tokenizer has no mask token of its own, or nothing to put between documents.
     """
     name = tokenizer.name_or_path or type(tokenizer).__name__
     if tokenizer.mask_token_id is None:
@@ -50,6 +54,12 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     if begin is None or end is None:
         raise UserError(f"tokenizer {name} has no tokens for the beginning and end of a document (<s>, </s>)")
+    others = (begin, end, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    if tokenizer.mask_token_id in others:
+        raise UserError(
+            f"tokenizer {name} uses its mask token {tokenizer.mask_token!r} for something else too (padding, unknown "
+            "text, the beginning or end of a document): give it a mask token of its own"
+        )
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError(f"tokenizer {name} is not a fast tokenizer: save it in the tokenizers format (tokenizer.json)")
     return SpecialIds(begin, end, tokenizer.mask_token_id, tuple(sorted(set(tokenizer.all_special_ids))))
@@ -76,7 +86,9 @@ def _limited(documents: Iterator[str], characters: int) -> Iterator[str]:
 def _train_backend(corpus: Corpus, vocab_size: int, max_characters: int) -> str:
     """A byte-level BPE of the train split, as the JSON of ``tokenizers``."""
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = pre_tokenizers.Split(Regex(f".{{{_LONGEST_RUN}}}"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pieces])
     backend.decoder = decoders.ByteLevel()
     special = [AddedToken(token, lstrip=token == "<mask>", special=True) for token in SPECIAL_TOKENS]
     trainer = trainers.BpeTrainer(
@@ -102,6 +114,7 @@ def _train_backend(corpus: Corpus, vocab_size: int, max_characters: int) -> str:
             logger.info("the tokenizer has read its text; learning %s merges", f"{vocab_size - _ALPHABET:,}")
 
         backend.train_from_iterator(counted(), trainer)
+    backend.pre_tokenizer = words
     begin, _, end, *_ = SPECIAL_TOKENS
     ends = ((end, SPECIAL_TOKENS.index(end)), (begin, SPECIAL_TOKENS.index(begin)))
     backend.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=False)
@@ -162,17 +175,15 @@ def _pretrained(path: str | None) -> PreTrainedTokenizerBase:
     local = Path(path).expanduser()
     if not local.exists() and path.startswith((".", "/", "~")):
         raise UserError(f"tokenizer.path: no folder {path}: check the path")
-    advice = "check tokenizer.path and the network, or use tokenizer=trained or a local folder"
     try:
         if not local.exists():
             _cached_or_reachable(path)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(local) if local.exists() else path, trust_remote_code=False
-        )
-    except Exception as error:
+        return load_tokenizer(local if local.exists() else path)
+    except UserError as error:
+        raise UserError(f"{error}: {_ADVICE}") from error
+    except Exception as error:  # whatever the hub's client raises
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f"cannot load the tokenizer {path} ({reason}): {advice}") from error
-    return tokenizer
+        raise UserError(f"cannot load the tokenizer {path} ({reason}): {_ADVICE}") from error
 
 
 def _cached_or_reachable(name: str) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -99,3 +100,16 @@ def test_sequences_are_cut_from_the_stream(backend, tmp_path):
     assert len(PackedTokens(folder, 30)) == 1
     with pytest.raises(UserError, match="the train split has 30 tokens, fewer than one sequence of 31"):
         PackedTokens(folder, 31)
+
+
+def test_sequences_with_too_few_ordinary_tokens_are_left_out(backend, tmp_path):
+    folder = write(tmp_path / "entry", ["x" * 14, "y", "y", "y", "y", "y", "z" * 14], backend)
+    packed = PackedTokens(folder, 16)
+    special = np.zeros(258, dtype=bool)
+    special[[BEGIN, END]] = True
+    kept = packed.with_ordinary(special, 6)
+    assert len(packed) == 2 and packed.with_ordinary(special, 5) is packed
+    assert len(kept) == 1 and kept.tokens.shape == (1, 16) and kept.tokens.dtype == np.uint16
+    for same in (kept, pickle.loads(pickle.dumps(kept))):
+        assert np.array_equal(same.tokens[np.array([0])], packed.tokens[:1])
+    assert len(packed.with_ordinary(special, 15)) == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from lookupffn.data import packing, prepare_data
+from lookupffn.data import Masker, packing, prepare_data, training_batches
 from lookupffn.errors import UserError
 
 from .conftest import sentences, write_jsonl
@@ -82,6 +82,24 @@ def test_special_tokens_in_the_text_are_text(text_data, trained, tmp_path):
     tokens = flat(prepare_data(text_data, tokenizer, tmp_path / "cache", splits=("validation",)).validation)
     assert tokenizer.mask_token_id not in tokens and tokenizer.pad_token_id not in tokens
     assert (tokens == tokenizer.eos_token_id).sum() == 20
+
+
+def test_what_cannot_be_masked_is_left_out_at_preparation(text_data, trained, tmp_path, caplog):
+    """Such a sequence used to end the run on the step that drew it."""
+    tokenizer = prepare_data(text_data, trained, tmp_path / "cache", num_processes=1).tokenizer
+    text_data["train_files"] = write_jsonl(tmp_path / "t.jsonl", [*sentences(50), *["e"] * 60, *sentences(50, seed=2)])
+    text_data["mask_rate"] = 0.4
+    prepared = prepare_data(text_data, tokenizer, tmp_path / "cache", num_processes=1)
+    packed = prepared.train
+    (warning,) = (record.getMessage() for record in caplog.records if "left out" in record.getMessage())
+    whole = len(flat(packed)) // 32
+    assert f"{whole - len(packed)} of the {whole:,} sequences of the train split have fewer than 13 tokens" in warning
+    masker = Masker(len(tokenizer), tokenizer.mask_token_id, tokenizer.all_special_ids, 0.4)
+    steps = training_batches(packed, masker, seed=0, batch_size=4, start_step=0, end_step=whole // 2)
+    assert sum(len(batch.labels) for step in steps for batch in step) == 4 * (whole // 2)
+    text_data["train_files"] = write_jsonl(tmp_path / "e.jsonl", ["e"] * 200)
+    with pytest.raises(UserError, match=r"the 18 sequences of the train split .* lower data\.mask_rate"):
+        prepare_data(text_data, tokenizer, tmp_path / "cache", num_processes=1)
 
 
 def test_long_documents_are_encoded_whole(text_data, trained, tmp_path, monkeypatch):

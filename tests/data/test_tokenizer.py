@@ -1,3 +1,5 @@
+import json
+import random
 import time
 
 import pytest
@@ -13,6 +15,10 @@ from lookupffn.data.tokenizer import (
     tokenizer_fingerprint,
 )
 from lookupffn.errors import UserError
+
+from .conftest import sentences
+
+RANDOM = random.Random(0)
 
 
 @pytest.fixture
@@ -108,3 +114,48 @@ def test_folder_without_a_tokenizer_and_tokenizer_without_mask(corpus, tmp_path)
     plain.bos_token = plain.eos_token = None
     with pytest.raises(UserError, match="beginning and end"):
         make_tokenizer(plain, corpus, tmp_path)
+
+
+class Texts:
+    """A corpus of given documents."""
+
+    def __init__(self, *documents):
+        self._documents = documents
+
+    def documents(self, split):
+        return iter(self._documents)
+
+    def characters(self, split):
+        return sum(map(len, self._documents))
+
+
+@pytest.mark.parametrize("run", ["=" * 200_000, "a" + " " * 200_000 + "b", "".join(RANDOM.choices("ACGT", k=50_000))])
+def test_the_time_for_an_unbroken_run_is_in_proportion_to_it(run):
+    """100,000 signs of one kind took 8 seconds, twice as many four times as long."""
+    start = time.monotonic()
+    backend = tokenizers.Tokenizer.from_str(_train_backend(Texts(run), 400, 10**9))
+    assert time.monotonic() - start < 10
+    assert backend.decode(backend.encode(run, add_special_tokens=False).ids) == run
+
+
+def test_ordinary_text_has_the_tokenizer_of_the_plain_algorithm(monkeypatch):
+    texts = Texts(*sentences(200), "=" * 1024, "x" * 1023 + " " + "-" * 300)
+    cut = _train_backend(texts, 500, 10**9)
+    monkeypatch.setattr("lookupffn.data.tokenizer._LONGEST_RUN", 10**6)
+    assert _train_backend(texts, 500, 10**9) == cut
+    assert json.loads(cut)["pre_tokenizer"]["type"] == "ByteLevel"
+
+
+@pytest.mark.parametrize("role", ["pad_token", "unk_token", "eos_token", "bos_token"])
+def test_a_mask_token_that_means_something_else_too_is_refused(corpus, tmp_path, role):
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>", role: "<mask>"}
+    with pytest.raises(UserError, match="uses its mask token '<mask>' for something else too"):
+        make_tokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **roles), corpus, tmp_path)
+
+
+def test_padding_may_share_an_id_with_the_end(corpus, tmp_path):
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>", "pad_token": "</s>"}
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    assert make_tokenizer(made, corpus, tmp_path) is made
