@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lookupffn import storage
+from lookupffn.data import cache
 from lookupffn.data.corpus.readers import read_documents
 from lookupffn.data.packing import PackedTokens
 from lookupffn.errors import UserError
@@ -190,10 +190,10 @@ def test_cache_entries(tmp_path: Path):
         (folder / "tokens.bin").write_bytes(bytes(128))
         (folder / "index.json").write_text(json.dumps(index))
 
-    storage.ensure_entry(entry, build, what="a thing")
+    cache.ensure_entry(entry, build, what="a thing")
     before = listing(tmp_path)
     found = []
-    survive(150, "manifest", bends(entry / storage.MANIFEST), lambda: found.append(storage.damage(entry)))
+    survive(150, "manifest", bends(entry / cache.MANIFEST), lambda: found.append(cache.damage(entry)))
     assert sum(problem is not None for problem in found) > 100
     assert survive(150, "index", bends(entry / "index.json"), lambda: PackedTokens(entry, 16)) > 50
     assert listing(tmp_path) == before

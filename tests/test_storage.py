@@ -1,129 +1,63 @@
-import errno
 import json
-import multiprocessing
 import os
-import time
 
 import pytest
-from filelock import FileLock
 
 from lookupffn import storage
 from lookupffn.errors import UserError
-
-
-def fill(folder):
-    (folder / "a.bin").write_bytes(b"content")
-    (folder / "b.json").write_text("{}")
-
-
-def test_built_once(tmp_path):
-    entry = tmp_path / "kind" / "key"
-    assert storage.ensure_entry(entry, fill, what="a thing")
-    assert not storage.ensure_entry(entry, pytest.fail, what="a thing")
-    assert sorted(storage.read_manifest(entry)) == ["a.bin", "b.json"]
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda entry: (entry / "a.bin").write_bytes(b"conten"),
-        lambda entry: (entry / "a.bin").write_bytes(b"CONTENT"),
-        lambda entry: (entry / "a.bin").unlink(),
-        lambda entry: (entry / "manifest.json").write_text("{"),
-        lambda entry: (entry / "manifest.json").write_text("[1]"),
-        lambda entry: (entry / "manifest.json").unlink(),
-    ],
-)
-def test_damage_is_noticed_and_repaired(tmp_path, caplog, harm):
-    entry = tmp_path / "key"
-    storage.ensure_entry(entry, fill, what="a thing")
-    harm(entry)
-    assert storage.ensure_entry(entry, fill, what="a thing")
-    assert len(caplog.records) == 1 and "damaged" in caplog.text
-    assert storage.damage(entry) is None
-
-
-def test_full_disk_leaves_the_cache_as_it_was(tmp_path):
-    storage.ensure_entry(tmp_path / "other", fill, what="another thing")
-
-    def full(folder):
-        (folder / "a.bin").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(UserError, match=r"cannot write a thing in .*No space left on device") as caught:
-        storage.ensure_entry(tmp_path / "key", full, what="a thing")
-    assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["other"]
-
-
-def test_full_disk_in_a_resumed_build_keeps_the_earlier_parts(tmp_path):
-    def interrupted(folder):
-        (folder / "tokens.bin").write_bytes(b"earlier")
-        (folder / "state.json").write_text("1")
-        raise KeyboardInterrupt
-
-    def full(folder):
-        with open(folder / "tokens.bin", "ab") as file:
-            file.write(b" and later")
-        (folder / "state.json").write_text("2")
-        (folder / "new.bin").write_bytes(b"x")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(KeyboardInterrupt):
-        storage.ensure_entry(tmp_path / "key", interrupted, what="a thing", kept_after=(KeyboardInterrupt,))
-    with pytest.raises(UserError):
-        storage.ensure_entry(tmp_path / "key", full, what="a thing", kept_after=(KeyboardInterrupt,))
-    assert {p.name: p.read_bytes() for p in (tmp_path / "key.partial").iterdir()} == {
-        "tokens.bin": b"earlier",
-        "state.json": b"1",
-    }
-
-
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write a thing"):
-        storage.ensure_entry(tmp_path / "file" / "key", fill, what="a thing")
-
-
-def _slow_build(entry, log):
-    def build(folder):
-        fill(folder)
-        time.sleep(0.5)
-        with open(log, "a") as file:
-            file.write("built\n")
-
-    storage.ensure_entry(entry, build, what="a thing")
-    assert storage.damage(entry) is None
-
-
-def test_two_processes_build_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_slow_build, args=(tmp_path / "key", tmp_path / "log")) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(30)
-        assert worker.exitcode == 0
-    assert (tmp_path / "log").read_text() == "built\n"
-
-
-def _die_with_the_lock(path):
-    FileLock(path).acquire()
-    path.with_suffix(".partial").mkdir()
-    os._exit(9)
-
-
-def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path):
-    worker = multiprocessing.get_context("fork").Process(target=_die_with_the_lock, args=(tmp_path / "key.lock",))
-    worker.start()
-    worker.join(30)
-    start = time.monotonic()
-    assert storage.ensure_entry(tmp_path / "key", fill, what="a thing")
-    assert time.monotonic() - start < 3
-    assert not (tmp_path / "key.partial").exists()
 
 
 def test_fingerprint():
     assert storage.fingerprint(a=1, b=[2]) == storage.fingerprint(b=[2], a=1) != storage.fingerprint(a=1, b=[3])
     assert len(storage.fingerprint()) == 32 and int(storage.fingerprint(), 16) >= 0
     assert json.loads(json.dumps(storage.fingerprint(x="é"))) == storage.fingerprint(x="é")
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOOKUPFFN_CACHE", str(tmp_path / "variable"))
+    assert storage.cache_root(None) == storage.cache_root() == tmp_path / "variable"
+    assert storage.cache_root("~/mine") == tmp_path.home() / "mine"
+    monkeypatch.delenv("LOOKUPFFN_CACHE")
+    assert storage.cache_root() == tmp_path.home() / ".cache" / "lookupffn"
+
+
+def test_a_file_is_the_old_one_or_the_whole_new_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    storage.write_atomically(path, "old")
+    monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(OSError):
+        storage.write_atomically(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_text("x" * 11)
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for name, message in (
+        ("pipe", "not an ordinary file"),
+        ("large", "larger than 10 bytes"),
+        ("bytes", "not text"),
+        ("none", "No such file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            storage.read_text(tmp_path / name, 10)
+    with pytest.raises(UserError, match="not an ordinary file"):
+        storage.read_text(tmp_path.joinpath("/dev/zero"), 10)
+    assert storage.read_text(tmp_path / "bytes", damaged=True) == "\ufffd"
+
+
+def test_a_folder_is_whole_or_gone(tmp_path):
+    final = tmp_path / "model"
+    with storage.whole_folder(final, "the model", kept="nothing") as folder:
+        (folder / "a").write_text("1")
+    digests = storage.digests(final)
+    assert storage.altered(final, digests) is None
+    with (
+        pytest.raises(UserError, match="cannot write the model .*: your checkpoints are kept: free"),
+        storage.whole_folder(final, "the model", kept="your checkpoints are kept") as folder,
+    ):
+        raise OSError(28, "No space left on device")
+    assert storage.altered(final, digests) is None and list(tmp_path.iterdir()) == [final]
+    (final / "a").write_text("2")
+    assert storage.altered(final, digests) == "a"

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lookupffn import storage
 from lookupffn.config.data import DataSettings, data_settings, masked_count
-from lookupffn.data import packing
+from lookupffn.data import cache, packing
 from lookupffn.data.corpus import SPLITS, Corpus, open_corpus
 from lookupffn.data.packing import PackedTokens
 from lookupffn.data.parallel import process_count
@@ -69,7 +69,7 @@ def _pack(
             characters=corpus.characters(split),
         )
 
-    if not storage.ensure_entry(entry, build, what=f"the {what}", kept_after=(KeyboardInterrupt,)):
+    if not cache.ensure_entry(entry, build, what=f"the {what}", kept_after=(KeyboardInterrupt,)):
         logger.info("%s found in the cache, preparation skipped", what)
     return entry
 
@@ -160,7 +160,7 @@ def _prepare(
         counts[split][[i for i in special_ids(made).all if i < len(counts[split])]] = 0
         logger.info("%s: %d sequences of %d tokens", split, len(packed[split]), length)
 
-    tokens = storage.read_manifest(packed["validation"].entry)[packing.TOKENS]["sha256"]
+    tokens = cache.read_manifest(packed["validation"].entry)[packing.TOKENS]["sha256"]
     common = {"tokenizer": tokenizer_key, "sequence_length": length}
     source = corpus.fingerprint("train") if corpus.has("train") else None
     fingerprint = (

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lookupffn import storage
 from lookupffn.config.sections import TOKENIZERS, TrainedTokenizerSettings, read_choice
+from lookupffn.data import cache
 from lookupffn.data.corpus import Corpus
 from lookupffn.data.parallel import in_child
 from lookupffn.errors import UserError
@@ -164,7 +165,7 @@ def _trained(settings: TrainedTokenizerSettings, corpus: Corpus, cache_dir: Path
         except Exception as error:  # what the Rust side makes of a full disk
             raise OSError(str(error)) from error
 
-    if not storage.ensure_entry(entry, build, what=f"a tokenizer of {vocab_size} entries"):
+    if not cache.ensure_entry(entry, build, what=f"a tokenizer of {vocab_size} entries"):
         logger.info("tokenizer of %d entries found in the cache", vocab_size)
     return PreTrainedTokenizerFast.from_pretrained(entry)
 

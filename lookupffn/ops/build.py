@@ -27,6 +27,7 @@ from filelock import FileLock
 
 from lookupffn.ops.limits import COMPILER_DEFINITIONS
 from lookupffn.ops.ownership import others_may_change
+from lookupffn.storage import cache_root
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +70,14 @@ class Sources:
         return [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix in (".h", ".cpp")]
 
 
-def cache_folder() -> Path:
-    """Where compiled libraries are kept: LOOKUPFFN_CACHE, or ~/.cache/lookupffn.
+def kernel_folder() -> Path:
+    """Where compiled libraries are kept.
 
     Raises:
         BuildError: the user has no home folder.
     """
-    root = os.environ.get("LOOKUPFFN_CACHE")
     try:
-        return (Path(root).expanduser() if root else Path.home() / ".cache" / "lookupffn") / "kernels"
+        return cache_root() / "kernels"
     except RuntimeError as error:
         raise BuildError(f"no folder for compiled kernels ({error}): set LOOKUPFFN_CACHE") from error
 
@@ -123,7 +123,7 @@ def compiled(sources: Sources, links: Sequence[Path] = (), *, again: bool = Fals
     compiler = find_compiler()
     flags = [*_FLAGS, *_machine_flags(), *_words("LOOKUPFFN_CXXFLAGS")]
     name = f"{sources.name}-{_key(content, links, compiler, flags)}.so"
-    folder = cache_folder()
+    folder = kernel_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         target = folder.resolve() / name

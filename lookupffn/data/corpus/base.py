@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lookupffn import storage
+from lookupffn.data import cache
 
 SPLITS = ("train", "validation")
 INDEX = "index.json"  # of a store: at least {"characters": {split: count}}
@@ -49,7 +50,7 @@ class Corpus(ABC):
 class StoredCorpus(Corpus):
     """A corpus that is first gathered into shards in the cache, beside an index of their sizes."""
 
-    kept_after: storage.Kept = ()  # what may interrupt the gathering, which then can go on
+    kept_after: cache.Kept = ()  # what may interrupt the gathering, which then can go on
 
     def __init__(self, cache_dir: Path) -> None:
         self._cache_dir = cache_dir
@@ -69,7 +70,7 @@ class StoredCorpus(Corpus):
 
     def _ready(self) -> Path:
         store = self.store_of(self.key)
-        storage.ensure_entry(store, self.gather, what=f"the corpus {self.name}", kept_after=self.kept_after)
+        cache.ensure_entry(store, self.gather, what=f"the corpus {self.name}", kept_after=self.kept_after)
         return store
 
     def fingerprint(self, split: str) -> str:

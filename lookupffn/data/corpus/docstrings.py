@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lookupffn import storage
 from lookupffn.config.data import PackageTextSettings
+from lookupffn.data import cache
 from lookupffn.data.corpus import packages, python_source
 from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, in_validation, write_shard
 from lookupffn.data.corpus.prose import MIN_CHARACTERS, normalised, paragraphs
@@ -92,7 +93,7 @@ class PackageTextCorpus(StoredCorpus):
             self._files = [(name, root / name) for root in self.roots for name in python_files(root)]
             return self._key_of([[name, storage.file_digest(path)] for name, path in self._files])
         standard = self._key_of([[name, *pin] for name, pin in packages.PINNED.items()])
-        if storage.stands(self.store_of(standard)):
+        if cache.stands(self.store_of(standard)):
             if wrong := packages.other_versions():
                 logger.info("%s: read from the cache, whatever is installed now (%s)", self.name, _some(wrong))
             return standard
