@@ -26,7 +26,7 @@ _RUST_WRITER = re.compile(r"\(os error (\d+)\)")
 
 
 def cache_root(configured: str | None = None) -> Path:
-    """Where prepared text and compiled kernels are kept: ``configured``, else $LOOKUPFFN_CACHE, else ~/.cache/lookupffn.
+    """Where prepared text and kernels are kept: ``configured``, else $LOOKUPFFN_CACHE, else ~/.cache/lookupffn.
 
     Raises:
         RuntimeError: nothing is named and the user has no home folder.

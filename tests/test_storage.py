@@ -54,7 +54,7 @@ def test_a_folder_is_whole_or_gone(tmp_path):
     digests = storage.digests(final)
     assert storage.altered(final, digests) is None
     with (
-        pytest.raises(UserError, match="cannot write the model .*: your checkpoints are kept: free"),
+        pytest.raises(UserError, match=r"cannot write the model .*your checkpoints are kept: free"),
         storage.whole_folder(final, "the model", kept="your checkpoints are kept") as folder,
     ):
         raise OSError(28, "No space left on device")
