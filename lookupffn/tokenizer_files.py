@@ -111,7 +111,7 @@ def _load(source: str, local: bool) -> PreTrainedTokenizerBase:
 
 
 def _try(source: str, local: bool) -> None:
-    _load(source, local)(_SAMPLE)
+    _load(source, local).tokenize(_SAMPLE)
 
 
 def _cached_file(name: str) -> Path | None:

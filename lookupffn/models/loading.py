@@ -57,15 +57,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is none, or its vocabulary is not the model's.
     """
-<<<<<<< HEAD
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its parsers raise
-        raise UserError(f"cannot load a tokenizer from {folder} ({first_line(error)})") from None
-    check_tokenizer_length(tokenizer, folder)
-=======
     tokenizer = tokenizer_files.load_tokenizer(Path(folder))
->>>>>>> e4007ea (cache.py: the data room owns its cache entries; storage.py keeps what every room uses; one owner of the cache folder; model folders' tokenizers are tried like others)
+    check_tokenizer_length(tokenizer, folder)
     check_vocabulary(tokenizer, load_model_config(folder), folder)
     return tokenizer
 
