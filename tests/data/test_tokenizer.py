@@ -141,7 +141,7 @@ def test_the_time_for_an_unbroken_run_is_in_proportion_to_it(run):
 def test_ordinary_text_has_the_tokenizer_of_the_plain_algorithm(monkeypatch):
     texts = Texts(*sentences(200), "=" * 1024, "x" * 1023 + " " + "-" * 300)
     cut = _train_backend(texts, 500, 10**9)
-    monkeypatch.setattr("lookupffn.data.tokenizer._LONGEST_RUN", 10**6)
+    monkeypatch.setattr("lookupffn.data.tokenizer._LONGEST_RUN", 50_000)
     assert _train_backend(texts, 500, 10**9) == cut
     assert json.loads(cut)["pre_tokenizer"]["type"] == "ByteLevel"
 
