@@ -12,7 +12,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 69
 FLOORS = (
     ("errors",),
     ("signals", "storage"),
-    ("cost", "config", "vocabulary"),
+    ("cost", "config", "tokenizer_files", "vocabulary"),
     ("ops", "distributed"),
     ("layers", "data"),
     ("models", "runs"),
