@@ -5,6 +5,7 @@ where they are wrong. Its files are looked at first, then it is tried in a child
 """
 
 import contextlib
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -168,6 +169,7 @@ def _with_limits(
 ) -> None:
     import resource
 
+    faulthandler.disable()
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)

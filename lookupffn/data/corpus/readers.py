@@ -8,6 +8,7 @@ import codecs
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ _LONGEST_READ = 2**20  # characters of a line read at once: a file need not have
 _PARQUET_ROWS = 256
 _WITHOUT_FIELD = 1000  # records read in search of the text field before its name is taken for a mistake
 _HEAD = 2**16  # bytes by which text is told from other data
-_BINARY = 0.3  # fraction of the head's characters that are not UTF-8: text in an old 8-bit encoding of Europe has less
+_NOT_TEXT = re.compile("[\ufffd\\x00-\\x07\\x0e-\\x1a\\x1c-\\x1f\\x7f]")  # not UTF-8, or control characters
+_BINARY = 0.3  # the fraction of these that makes data binary: text in an old 8-bit encoding of Europe has less
 _HANDLER = "lookupffn-count"
 # UTF-32's mark begins with UTF-16's
 _MARKS = (
@@ -111,13 +113,12 @@ def _encoding(path: Path) -> str:
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
             raise UserError(f"{path} is {name} data, not text: give it the suffix of what it is, or unpack it")
-    if b"\0" in head:
-        raise UserError(
-            f"{path} holds NUL bytes: it is binary data, or UTF-16 without a byte order mark; save it as UTF-8"
-        )
     text = head.decode("utf-8", "replace")
-    if text.count("\ufffd") > _BINARY * len(text):
-        raise UserError(f"{path} is not UTF-8 text: it is binary data or in another encoding; save it as UTF-8")
+    if len(_NOT_TEXT.findall(text)) > _BINARY * len(text):
+        raise UserError(
+            f"{path} is not text: it is binary data, in another encoding than UTF-8, or in UTF-16 without a byte order "
+            "mark; save it as UTF-8"
+        )
     return "utf-8"
 
 
