@@ -107,11 +107,15 @@ def _told_apart(tuned: Sequence[FineTuned]) -> list[FineTuned]:
     """Tasks of one name and other data get the fingerprint into their name."""
     prints: dict[str, set[str]] = defaultdict(set)
     for run in tuned:
-        prints[run.task].add(str(run.summary.get("data_fingerprint")))
+        prints[run.task].add(_fingerprint(run))
     return [
-        run if len(prints[run.task]) == 1 else replace(run, task=f"{run.task} ({run.summary['data_fingerprint'][:8]})")
+        run if len(prints[run.task]) == 1 else replace(run, task=f"{run.task} ({_fingerprint(run)[:8]})")
         for run in tuned
     ]
+
+
+def _fingerprint(run: FineTuned) -> str:
+    return str(run.summary.get("data_fingerprint"))
 
 
 def _scores_of_task(tuned: Sequence[FineTuned], measured: InferenceTimes | None) -> tuple[list[Score], list[LeftOut]]:

@@ -164,13 +164,12 @@ def _settings(path: Path, summary: Mapping[str, Any]) -> tuple[dict[str, Any], d
 def _origin(path: Path, known: dict[Path, Run]) -> Run | None:
     """The pretraining run in a folder, or the one that a model folder or checkpoint in it belongs to."""
     for folder in (path, path.parent, path.parent.parent):
-        place = folder.resolve()
-        if place in known:
-            return known[place]
-        if (folder / SUMMARY).is_file():
-            try:
+        try:
+            place = folder.resolve()
+            if place not in known and (folder / SUMMARY).is_file():
                 known[place] = read_run(folder)
-            except UserError:  # a fine-tuning run, or not one of ours
-                return None
+        except (UserError, OSError, ValueError):  # not a pretraining run of ours, or no path at all
+            return None
+        if place in known:
             return known[place]
     return None

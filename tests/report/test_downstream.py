@@ -137,6 +137,15 @@ def test_other_data_is_another_task(tmp_path):
     assert {score.task for score in read_report([tmp_path]).scores} == {"sst2 (dddddddd)", "sst2 (eeeeeeee)"}
 
 
+@pytest.mark.parametrize("odd", ["\0", "\ud800", "x" * 5000, [1], {}, 3, True, ""])
+def test_an_origin_that_cannot_be_is_one_that_is_not_found(tmp_path, odd):
+    write_tuned(tmp_path / "a", pretraining=odd, data_fingerprint=odd, pretrained_from="x")
+    path = write_tuned(tmp_path / "b", seed=1, pretraining=odd, data_fingerprint=odd) / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pretrained_from": odd}))
+    assert all(score.perplexity is None for score in read_report([tmp_path]).scores)
+    assert tables(read_report([tmp_path]))["downstream/table.md"]
+
+
 def test_undefined_scores_are_left_out_and_damage_is_one_line(tmp_path):
     run = write_tuned(tmp_path / "a", accuracy=0.5)
     write_tuned(tmp_path / "b", validation_pearson=None)

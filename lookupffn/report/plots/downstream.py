@@ -29,7 +29,7 @@ def scores(own: Sequence[Score]) -> Figure | None:
             lambda s: None if s.perplexity is None else s.perplexity.mean,
             FuncFormatter(plain),
         ),
-        ("feed-forward FLOPs a token, all layers", lambda s: s.flops or None, EngFormatter(sep="")),
+        ("feed-forward FLOPs a token, all layers", lambda s: s.flops if s.flops > 0 else None, EngFormatter(sep="")),
         (
             "feed-forward CPU time a token (µs)",
             lambda s: None if s.time is None else s.time.us_per_token,
