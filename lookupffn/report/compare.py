@@ -201,7 +201,7 @@ def _write(folder: Path, report: Report, swept: Sequence[str], plots: bool) -> N
     folder.mkdir(parents=True)
     for name, text in tables(report).items():
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8", errors="replace")
         files.append(name)
     files += _draw(folder, report, swept) if plots else []
     manifest = {
