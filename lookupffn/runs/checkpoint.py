@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lookupffn.errors import UserError
-from lookupffn.storage import altered, digests, finite, to_json, whole_folder, write_atomically
+from lookupffn.storage import altered, digests, finite, read_json, to_json, whole_folder, write_atomically
 
 STATE_FILE = "training_state.pt"
 METADATA_FILE = "checkpoint.json"
@@ -108,7 +109,7 @@ def amend_checkpoint(path: Path, metadata: dict[str, Any]) -> None:
         UserError: the disk is full or cannot be written; the checkpoint is as it was.
     """
     try:
-        document = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
+        document = read_json(path / METADATA_FILE)
         write_atomically(path / METADATA_FILE, sealed({**document, **metadata}))
     except OSError as error:
         raise UserError(f"cannot write {path / METADATA_FILE}: {error.strerror or error}; it is as it was") from error
@@ -169,16 +170,16 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
         UserError: a file is missing, unreadable or altered.
     """
     try:
-        metadata = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
+        metadata = read_json(path / METADATA_FILE)
         if metadata.pop(_SEAL, None) != _digest(metadata):
-            raise UserError(f"damaged checkpoint {path}: {METADATA_FILE} is not what was written")
+            raise UserError(f"{METADATA_FILE} is not what was written")
         files, step = metadata["sha256"], metadata["step"]
         if not isinstance(step, int) or not isinstance(files, dict) or STATE_FILE not in files:
             raise ValueError("incomplete")
         if name := altered(path, files):
-            raise UserError(f"damaged checkpoint {path}: {name} is not what was written")
-    except UserError:
-        raise
+            raise UserError(f"{name} is not what was written")
+    except UserError as error:
+        raise UserError(f"damaged checkpoint {path}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"damaged checkpoint {path}: {METADATA_FILE} or a file it lists is unreadable ({error})"
@@ -193,6 +194,7 @@ def load_state(path: Path) -> dict[str, Any]:
         UserError: the file is damaged, or holds more than tensors and plain values.
     """
     try:
+        _check_archive(path / STATE_FILE)
         state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch makes of a file that it did not write
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -200,6 +202,15 @@ def load_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"optimizer", "scaler"} <= state.keys():
         raise UserError(f"damaged checkpoint {path}: {STATE_FILE} is not the state of a training")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Raises a ValueError where an archive would unpack to more than itself; torch.save compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("it is compressed, which no training leaves")
 
 
 def remove_partial(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ FOLDERS = {
 logger = logging.getLogger(__name__)
 
 
-def finetune(cfg: DictConfig, *, sweep_member: bool = False) -> float | None:
+def finetune(cfg: DictConfig, *, sweep_member: bool = False, differing: Sequence[str] = ()) -> float | None:
     """Fine-tunes on one task, or on each of GLUE.
 
     Args:
         cfg: the composed config (configs/finetune.yaml).
         sweep_member: whether this is one run of several.
+        differing: the settings in which these differ.
 
     Returns:
         The task's score as GLUE forms it, the mean of its metrics, or GLUE's average; None on all processes but the
@@ -40,13 +42,15 @@ def finetune(cfg: DictConfig, *, sweep_member: bool = False) -> float | None:
         UserError: see ``lookupffn.training.train``.
     """
     if OmegaConf.select(cfg, "task.name") != ALL:
-        summary = train(cfg, SequenceClassification, sweep_member=sweep_member)
+        summary = train(cfg, SequenceClassification, sweep_member=sweep_member, differing=differing)
         return summary and task_score(scores(summary))
     found: dict[str, dict[str, float]] = {}
     for task in GLUE:
         logger.info("task %s, %d of %d", task, len(found) + 1, len(GLUE))
         # each run has a folder of its own in output_dir, and is skipped if it is finished, as in a sweep
-        summary = train(task_config(cfg, task), SequenceClassification, sweep_member=True)
+        summary = train(
+            task_config(cfg, task), SequenceClassification, sweep_member=True, differing=["task.name", *differing]
+        )
         found[task] = {} if summary is None else scores(summary)
     if not all(found.values()):
         return None

@@ -1,5 +1,7 @@
 import json
+import os
 import pickle
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +20,10 @@ from lookupffn.runs.checkpoint import (
     newest_checkpoint,
     remove_partial,
     save_checkpoint,
+    sealed,
     verify_checkpoint,
 )
+from lookupffn.storage import digests
 
 
 class Writes:
@@ -165,3 +169,28 @@ def test_state_that_runs_code_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="cannot be read"):
         load_state(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_strange_states_are_refused_before_they_are_read(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / STATE_FILE, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("state/data.pkl", b"\0" * 10_000_000)
+    assert (tmp_path / STATE_FILE).stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"training_state.pt cannot be read \(it is compressed"):
+        load_state(tmp_path)
+    (tmp_path / STATE_FILE).write_bytes(b"\x80\x04.")
+    with pytest.raises(UserError, match=r"training_state.pt cannot be read \(File is not a zip file"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("name", [METADATA_FILE, STATE_FILE])
+def test_pipes_and_devices_in_a_checkpoint(name: str, tmp_path: Path):
+    (tmp_path / STATE_FILE).write_bytes(b"x")
+    (tmp_path / METADATA_FILE).write_text(sealed({"step": 1, "sha256": digests(tmp_path)}))
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="damaged checkpoint"):
+        verify_checkpoint(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="damaged checkpoint"):
+        verify_checkpoint(tmp_path)
