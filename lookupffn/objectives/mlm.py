@@ -31,6 +31,9 @@ from lookupffn.vocabulary import unused_ids, vocabulary_size
 
 # nats below the unigram loss at which a model has left the plateau that masked language modelling starts on
 PLATEAU_MARGIN = 0.5
+# and at which it is past the second plateau, where attention has learned little beyond the nearest neighbours: runs of
+# one setting that pass it early or late end up to half a nat apart
+SECOND_FALL_MARGIN = 2.0
 
 
 class MaskedLanguageModelling(Objective):
@@ -159,7 +162,8 @@ class MaskedLanguageModelling(Objective):
             "unigram_loss": self._unigram_loss,
             "unigram_perplexity": perplexity(self._unigram_loss),
             "masked_validation_tokens": len(scored) * self._masked,
-            "plateau_exit_step": plateau_exit_step(lines, self._unigram_loss),
+            "plateau_exit_step": first_step_below(lines, self._unigram_loss - PLATEAU_MARGIN),
+            "second_fall_step": first_step_below(lines, self._unigram_loss - SECOND_FALL_MARGIN),
         }
 
 
@@ -176,15 +180,10 @@ def mlm_costs(model: LookupRobertaForMaskedLM, masker: Masker, sequence_length: 
     return model_costs(model, model.cost(sequence_length, masked / sequence_length))
 
 
-def plateau_exit_step(lines: Sequence[dict[str, Any]], unigram_loss: float) -> int | None:
-    """The first validation whose loss is half a nat below the unigram loss; None where there is none.
-
-    Args:
-        lines: metrics.jsonl.
-        unigram_loss: nats, of the validation text.
-    """
+def first_step_below(lines: Sequence[dict[str, Any]], loss: float) -> int | None:
+    """The first validation in the lines of metrics.jsonl with at most this loss; None where there is none."""
     for line in lines:
-        loss = line.get("validation_loss")
-        if loss is not None and loss <= unigram_loss - PLATEAU_MARGIN:
+        found = line.get("validation_loss")
+        if found is not None and found <= loss:
             return line["step"]
     return None

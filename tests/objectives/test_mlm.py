@@ -1,7 +1,7 @@
-from lookupffn.objectives.mlm import plateau_exit_step
+from lookupffn.objectives.mlm import first_step_below
 
 
-def test_plateau_exit_step():
+def test_first_step_below():
     lines = [
         {"step": 10, "loss": 1.0},  # training losses do not count
         {"step": 20, "validation_loss": 6.0},
@@ -9,7 +9,8 @@ def test_plateau_exit_step():
         {"step": 40, "validation_loss": 5.5},
         {"step": 50, "validation_loss": 4.0},
     ]
-    assert plateau_exit_step(lines, 6.0) == 40
-    assert plateau_exit_step(lines, 6.01) == 30
-    assert plateau_exit_step(lines[:3], 6.0) is None
-    assert plateau_exit_step([], 6.0) is None
+    assert first_step_below(lines, 5.5) == 40
+    assert first_step_below(lines, 5.51) == 30
+    assert first_step_below(lines, 4.0) == 50
+    assert first_step_below(lines, 3.9) is None
+    assert first_step_below([], 6.0) is None

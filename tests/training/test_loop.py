@@ -33,7 +33,8 @@ HARD = ("model.hidden_dropout_prob=0.1", "model.attention_probs_dropout_prob=0.1
 
 
 KEYS = """ffn ffn_options seed steps tokens validation_loss validation_perplexity unigram_perplexity ffn_flops_per_token
-    model_flops_per_token training_flops plateau_exit_step ffn_parameters parameters wall_clock_s tokens_per_s device
+    model_flops_per_token training_flops plateau_exit_step second_fall_step ffn_parameters parameters wall_clock_s
+    tokens_per_s device
     data_fingerprint tokenizer_fingerprint git_commit versions ffn_flops_per_token_per_layer gemm_ffn_flops_per_token
     masked_validation_tokens budget environment distributed
     ffn_parameter_roles device_name threads ffn_parameters_touched parameters_touched"""
