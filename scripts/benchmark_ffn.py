@@ -26,7 +26,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, LookupRobertaModel, UserError, build_ffn
-from lookupffn.cli.launch import EXIT_USER_ERROR, report_failure
+from lookupffn.cli.launch import run_script
 from lookupffn.evaluation.latency import medians, runner
 from lookupffn.layers import ffn_names
 from lookupffn.profiling.peaks import bytes_moved, machine_peaks
@@ -273,8 +273,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        report_failure(str(error))
-        sys.exit(EXIT_USER_ERROR)
+    run_script(main)

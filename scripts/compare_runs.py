@@ -8,4 +8,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lookupffn.cli.compare import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

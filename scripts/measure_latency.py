@@ -27,7 +27,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import UserError, build_ffn
-from lookupffn.cli.launch import EXIT_USER_ERROR, configure_logging, report_failure
+from lookupffn.cli.launch import run_script
 from lookupffn.data import prepare_data
 from lookupffn.evaluation.latency import layers_runner, medians, module_inputs
 from lookupffn.models.loading import load_model, load_tokenizer
@@ -159,9 +159,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configure_logging()
-    try:
-        main()
-    except UserError as error:
-        report_failure(str(error))
-        sys.exit(EXIT_USER_ERROR)
+    run_script(main)

@@ -18,7 +18,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import UserError
-from lookupffn.cli.launch import EXIT_USER_ERROR, configure_logging, report_failure
+from lookupffn.cli.launch import run_script
 from lookupffn.profiling.machine import machine_from, read_yaml
 from lookupffn.profiling.measure import LARGEST, measure_machine
 from lookupffn.profiling.tables import differences, machine_table
@@ -59,9 +59,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configure_logging()
-    try:
-        main()
-    except UserError as error:
-        report_failure(str(error))
-        sys.exit(EXIT_USER_ERROR)
+    run_script(main)

@@ -6,7 +6,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from lookupffn.cli.launch import CONFIG_DIR
+from lookupffn.cli.choices import CONFIG_DIR
 from lookupffn.config.sections import evaluation_settings, optimizer_settings, training_settings
 from lookupffn.data.labelled import task_settings
 from lookupffn.layers import build_ffn, ffn_names, resolve_options

@@ -16,8 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lookupffn.cli.launch import EXIT_USER_ERROR, report_failure
-from lookupffn.errors import UserError
+from lookupffn.cli.launch import run_script
 from lookupffn.report.compare import SORTS, compare_runs
 from lookupffn.report.inference_times import read_times
 
@@ -56,11 +55,6 @@ def run(arguments: list[str] | None = None) -> None:
     sys.stdout.write(text)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    try:
-        run(arguments)
-    except UserError as error:
-        report_failure(str(error))
-        return EXIT_USER_ERROR
-    return 0
+def main(arguments: list[str] | None = None) -> None:
+    """The command; exits with 2 after a user's mistake."""
+    run_script(lambda: run(arguments), arguments)

@@ -9,13 +9,15 @@ from lookupffn.errors import UserError
 
 
 def path_text(name: str, value: object) -> str | None:
-    """A path that the user typed; a folder may well be called 2024.
+    """A path that the user typed, ``~`` filled in; a folder may well be called 2024.
 
     Raises:
         UserError: the value is something else, such as nan.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, str) and value.startswith("~"):
+        return os.path.expanduser(value)
     if value is not None and not isinstance(value, str):
         raise UserError(f"{name} must be a path, not {value!r}: to call it that, write {name}=./{value}")
     return value or None

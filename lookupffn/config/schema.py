@@ -68,6 +68,11 @@ def names_where(cls: type, flag: str) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if getattr(rule_of(field), flag)]
 
 
+def texts_of(cls: type) -> list[str]:
+    """The options that take text."""
+    return [name for name, types in _types(cls).items() if str in types]
+
+
 def read(cls: type[T], values: Mapping[str, Any], prefix: str, kind: str) -> T:
     """An instance of a section's dataclass from what a user typed.
 

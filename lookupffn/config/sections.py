@@ -30,6 +30,15 @@ class RunSettings:
     init_from: str | None = option(None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """What stands outside of all sections in configs/evaluate.yaml."""
+
+    checkpoint: str | None = option(None)
+    output: str | None = option(None)
+    cache_dir: str | None = option(None)
+
+
 @dataclass(frozen=True)
 class Budget:
     """How long to train.

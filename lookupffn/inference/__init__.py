@@ -1,8 +1,5 @@
 """A whole encoder made fast for inference on a CPU: ``model.optimize_for_inference(precision)``."""
 
 from lookupffn.inference.optimize import optimize_for_inference
-from lookupffn.models import attach_optimizer
-
-attach_optimizer(optimize_for_inference)
 
 __all__ = ["optimize_for_inference"]

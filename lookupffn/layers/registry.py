@@ -1,9 +1,13 @@
-"""Every feed-forward by name. A new one is a file here, a line in ``_CLASSES`` and a YAML in configs/ffn/."""
+"""Every feed-forward by name. A new one is a file in ffn/, a line in ``_CLASSES`` and a YAML in configs/ffn/.
+
+Those of other packages are found by their entry points (see lookupffn/plugins.py).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from lookupffn import plugins
 from lookupffn.errors import UserError, unknown_name
 from lookupffn.layers.base import FeedForward, Options
 from lookupffn.layers.ffn.fff import FastFeedForward
@@ -37,19 +41,30 @@ _CLASSES: dict[str, type[FeedForward]] = {
 
 
 def ffn_names() -> list[str]:
-    """The names of all feed-forwards."""
-    return sorted(_CLASSES)
+    """The names of all feed-forwards, those of installed packages among them."""
+    return sorted(_CLASSES.keys() | plugins.feed_forwards().keys())
 
 
 def ffn_class(name: str) -> type[FeedForward]:
     """The class of a feed-forward.
 
     Raises:
-        UserError: unknown name.
+        UserError: unknown name, or a package's entry point that is no feed-forward.
     """
-    if name not in _CLASSES:
-        raise unknown_name("ffn", name, _CLASSES)
-    return _CLASSES[name]
+    if name in _CLASSES:
+        return _CLASSES[name]
+    point = plugins.feed_forwards().get(name)
+    if point is None:
+        raise unknown_name("ffn", name, ffn_names())
+    try:
+        cls = point.load()
+    except Exception as error:  # whatever the package raises
+        raise UserError(
+            f"ffn {name!r} cannot be imported from {point.value}: {' '.join(str(error).split())}"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, FeedForward) and cls.name == name):
+        raise UserError(f"{point.value} is no FeedForward of the name {name!r}, as its entry point says")
+    return cls
 
 
 def resolve_options(name: str, hidden_size: int, options: dict[str, Any]) -> Options:

@@ -11,7 +11,7 @@ from lookupffn.models.heads import (
     LookupRobertaForSequenceClassification,
     LookupRobertaForTokenClassification,
 )
-from lookupffn.models.modeling import LookupRobertaModel, attach_optimizer
+from lookupffn.models.modeling import LookupRobertaModel
 from lookupffn.models.state_dict import load_stock_weights
 
 transformers.AutoConfig.register(LookupRobertaConfig.model_type, LookupRobertaConfig, exist_ok=True)
@@ -27,7 +27,6 @@ __all__ = [
     "LookupRobertaForSequenceClassification",
     "LookupRobertaForTokenClassification",
     "LookupRobertaModel",
-    "attach_optimizer",
     "build_model_config",
     "load_stock_weights",
 ]

@@ -7,10 +7,11 @@ Dimensions: B sequences, L tokens a sequence, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +60,6 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
 
     config_class = LookupRobertaConfig
     config: LookupRobertaConfig
-    # set by lookupffn.inference, which stands on this floor
-    _optimizer: ClassVar[Callable[[Any, str], None]]
 
     @classmethod
     def from_pretrained(
@@ -128,7 +127,8 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
         Raises:
             UserError: another precision.
         """
-        type(self)._optimizer(self, precision)
+        # a floor above this one, so it is found by name when it is first needed
+        importlib.import_module("lookupffn.inference").optimize_for_inference(self, precision)
         return self
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
@@ -185,11 +185,6 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
                 cost.lm_head(c.hidden_size, c.vocab_size, mask_rate),
             ]
         )
-
-
-def attach_optimizer(optimizer: Callable[[LookupRobertaPreTrainedModel, str], None]) -> None:
-    """Make ``optimizer`` what ``optimize_for_inference`` calls: it stands on a floor above."""
-    LookupRobertaPreTrainedModel._optimizer = staticmethod(optimizer)
 
 
 @contextmanager

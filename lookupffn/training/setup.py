@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lookupffn.config.paths import absolute, absolute_paths, path_text
+from lookupffn.config.race import without_race
 from lookupffn.errors import UserError
 from lookupffn.objectives import Objective
 
@@ -20,7 +21,7 @@ def resolve(cfg: DictConfig, objective_class: type[Objective]) -> dict[str, Any]
     Raises:
         UserError: a section is missing, or a path is something else.
     """
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = OmegaConf.to_container(without_race(cfg), resolve=True, throw_on_missing=True)
     if "checkpoint" in config:  # what fine-tuning calls it
         config["init_from"] = config.pop("checkpoint")
     for section in (*objective_class.sections, *_SECTIONS):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lookupffn.cli.launch import CONFIG_DIR, check_command_line, run_main, sweep_member
+from lookupffn.cli.choices import CONFIG_DIR
+from lookupffn.cli.command_line import read_command_line
+from lookupffn.cli.launch import run_main, sweep_member
 from lookupffn.errors import UserError
 from lookupffn.signals import Interrupted
 from tests.training.tiny import ROOT
@@ -57,7 +59,7 @@ def _restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 )
 def test_mistakes_are_one_line_that_names_the_nearest(command: list[str], parts: list[str]):
     with pytest.raises(UserError) as caught:
-        check_command_line("train", command)
+        read_command_line("train", command)
     message = str(caught.value)
     assert "\n" not in message
     for part in parts:
@@ -78,12 +80,12 @@ def test_mistakes_are_one_line_that_names_the_nearest(command: list[str], parts:
     ],
 )
 def test_valid_commands_pass(command: list[str], multirun: bool):
-    assert check_command_line("train", command) is multirun
+    assert read_command_line("train", command).multirun is multirun
 
 
 def test_evaluate_says_to_choose_data_first():
     with pytest.raises(UserError, match="data has no options yet: choose one first, as in data=<name>"):
-        check_command_line("evaluate", ["data.validation_files=x"])
+        read_command_line("evaluate", ["data.validation_files=x"])
 
 
 def test_run_main_runs_and_leaves_nothing_behind(tmp_path: Path):
@@ -155,14 +157,14 @@ def test_a_sweep_stored_in_an_experiment_is_checked_and_can_be_narrowed(tmp_path
         "# @package _global_\nhydra:\n  sweeper:\n    params: {ffn: 'gemm,lokup', seed: '0,1'}\n"
     )
     with pytest.raises(UserError, match="unknown ffn 'lokup'"):
-        check_command_line("train", ["-m", "experiment=mine"], folder)
-    assert check_command_line("train", ["-m", "experiment=mine", "ffn=gemm"], folder)
+        read_command_line("train", ["-m", "experiment=mine"], folder)
+    assert read_command_line("train", ["-m", "experiment=mine", "ffn=gemm"], folder).multirun
 
 
 @pytest.mark.parametrize("part", ["launcher", "sweeper"])
 def test_an_engine_that_is_not_installed(part: str):
     with pytest.raises(UserError, match=f"pip install hydra-nosuch-{part}"):
-        check_command_line("train", ["-m", f"hydra/{part}=nosuch", "seed=0,1"])
+        read_command_line("train", ["-m", f"hydra/{part}=nosuch", "seed=0,1"])
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])

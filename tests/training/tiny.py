@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
-from lookupffn.cli.launch import CONFIG_DIR
+from lookupffn.cli.choices import CONFIG_DIR
 from lookupffn.objectives import MaskedLanguageModelling
 from lookupffn.training import train
 

@@ -1,0 +1,154 @@
+"""Sweeps: which member runs, in what the members differ, and a table of what came of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lookupffn.cli.command_line import Command, compose, composing, expanded
+from lookupffn.config.race import without_race
+from lookupffn.runs.reading import flatten
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all members of a sweep know, in whatever process they run.
+
+    Attributes:
+        size: how many members there are; None where the sweeper decides on the way.
+        swept: what the user gave several values for, as "ffn", "seed".
+        differing: the settings that are not the same in all members, as "ffn.num_tables", "seed".
+        results: the names of the figures that the table shows.
+        folder: where members leave their figures for the table.
+    """
+
+    size: int | None
+    swept: tuple[str, ...]
+    differing: tuple[str, ...]
+    results: tuple[str, ...]
+    folder: Path
+
+    def begin_member(self) -> None:
+        """Says which member begins."""
+        _State.sweep = self
+        job = HydraConfig.get()
+        of = "" if self.size is None else f" of {self.size}"
+        logger.info("member %d%s: %s", job.job.num + 1, of, " ".join(job.overrides.task))
+
+    def end_member(self, figures: Mapping[str, Any] | None) -> tuple[float, ...] | None:
+        """Notes a member's figures for the table; returns those that a sweeper may minimise or maximise."""
+        if figures is None:  # not the main process
+            return None
+        job = HydraConfig.get()
+        given = dict(text.lstrip("+").partition("=")[::2] for text in job.overrides.task)
+        found = tuple(figures.get(name) for name in self.results)
+        row = [*(given.get(name, "") for name in self.swept), *map(_number, found)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{job.job.num:06d}.json").write_text(json.dumps(row), encoding="utf-8")
+        return found or None
+
+    def table(self) -> str:
+        """The members that have ended, a line each; empty where none has."""
+        rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))]
+        if not rows or not self.results:
+            return ""
+        rows = [[*self.swept, *self.results], *rows]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        names = len(self.swept)
+        lines = [
+            "  ".join(
+                text.ljust(width) if i < names else text.rjust(width)
+                for i, (text, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]) + "\n"
+
+
+class _State:
+    """Of this process: the sweep whose member it runs."""
+
+    sweep: Sweep | None = None
+
+
+def differing_settings() -> tuple[str, ...]:
+    """Inside a member of a sweep, the settings in which its members differ; nothing outside of one."""
+    return () if _State.sweep is None else _State.sweep.differing
+
+
+def plan_sweep(config_name: str, command: Command, scratch: Path, results: Sequence[str]) -> Sweep:
+    """What is known of a sweep before its first member runs."""
+    sweeping = [override for override in command.overrides if override.is_sweep_override()]
+    counts = [len(expanded(override)) for override in sweeping]
+    return Sweep(
+        size=prod(counts) if all(counts) and _is_grid(config_name, command) else None,
+        swept=tuple(override.get_key_element() for override in sweeping),
+        differing=tuple(_differing(config_name, command.overrides)),
+        results=tuple(results),
+        folder=scratch / "members",
+    )
+
+
+def _is_grid(config_name: str, command: Command) -> bool:
+    return "._internal." in hydra_settings(config_name, command).sweeper["_target_"]
+
+
+def _differing(config_name: str, overrides: Sequence[Override]) -> list[str]:
+    """The settings that some swept override changes, all others being at their first value."""
+    values = [found for override in overrides if (found := expanded(override))]
+    first = [found[0].input_line for found in values]
+    # by setting and, for the options of a feed-forward, by its name: those of two are no difference between them
+    seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    with composing():
+        for place, found in enumerate(values):
+            for override in found if len(found) > 1 else ():
+                config = _plain(compose(config_name, [*first[:place], override.input_line, *first[place + 1 :]]))
+                ffn = str(config.get("ffn", {}).get("name"))
+                for name, value in flatten(config):
+                    seen[name][ffn if name.startswith("ffn.") else ""].add(repr(value))
+    return [name for name, kinds in seen.items() if any(len(texts) > 1 for texts in kinds.values())]
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    cfg = without_race(cfg)
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:  # an interpolation of something that is known only at run time
+        return OmegaConf.to_container(cfg)
+
+
+def hydra_settings(config_name: str, command: Command) -> DictConfig:
+    """Hydra's own part of the config that a command line composes: launcher, sweeper, folders."""
+    lines = [override.input_line for override in command.overrides if not override.is_sweep_override()]
+    with composing():
+        return compose(config_name, lines, with_hydra=True).hydra
+
+
+def is_basic(settings: DictConfig) -> bool:
+    """Whether members run one after the other in this process, over a grid."""
+    return all("._internal." in settings[part]["_target_"] for part in ("launcher", "sweeper"))
+
+
+def lasting_folder() -> Path:
+    """Where engines other than Hydra's own keep scripts, logs and results of one sweep: below outputs/, by the time."""
+    return Path("outputs", "sweeps", time.strftime("%Y-%m-%d-%H%M%S")).resolve()
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return "" if value is None else str(value)
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
