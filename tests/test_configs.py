@@ -1,15 +1,32 @@
 """Every file under configs/ composes and says something that can be run."""
 
+from dataclasses import MISSING, fields
+
 import pytest
 import torch
+import yaml
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from lookupffn.cli.choices import CONFIG_DIR
-from lookupffn.config.sections import evaluation_settings, optimizer_settings, training_settings
+from lookupffn.cli.choices import CONFIG_DIR, race_members
+from lookupffn.cli.command_line import composing
+from lookupffn.config.data import SOURCES
+from lookupffn.config.race import without_race
+from lookupffn.config.sections import (
+    SECTIONS,
+    TOKENIZERS,
+    TRACKERS,
+    EvaluateSettings,
+    ModelSettings,
+    RunSettings,
+    evaluation_settings,
+    optimizer_settings,
+    read_choice,
+    training_settings,
+)
 from lookupffn.data.labelled import task_settings
-from lookupffn.layers import build_ffn, ffn_names, resolve_options
+from lookupffn.layers import build_ffn, ffn_class, ffn_names
+from lookupffn.objectives.checks import check_data, check_model
 from lookupffn.training.tracking import check_tracker
 from tests.training.tiny import compose
 
@@ -18,7 +35,8 @@ CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR
 
 
 def resolved(name: str, *overrides: str) -> dict:
-    return OmegaConf.to_container(compose(name, *overrides), resolve=True, throw_on_missing=True)
+    cfg = without_race(compose(name, *overrides))
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
 def check(config: dict) -> None:
@@ -26,14 +44,14 @@ def check(config: dict) -> None:
     optimizer_settings(config["optimizer"])
     evaluation_settings(config["evaluation"])
     check_tracker(config["tracker"])
-    ffn = dict(config["ffn"])
-    resolve_options(ffn.pop("name"), config["model"]["hidden_size"], ffn)
+    check_model(config["model"], config["ffn"])
+    read_choice("tokenizer", config["tokenizer"], TOKENIZERS)
     if "task" in config:
         if config["task"]["name"] != "glue":  # each of whose runs is another task
             task_settings(config["task"])
     else:
+        check_data(config["data"], config["model"]["max_positions"])
         assert config["data"]["sequence_length"] == config["model"]["sequence_length"]
-    assert config["model"]["sequence_length"] <= config["model"]["max_positions"]
 
 
 def test_groups():
@@ -81,28 +99,90 @@ def test_paper_configuration(projection: str):
     assert (training["batch_size"], training["max_steps"], training["precision"]) == (256, 250_000, "fp16")
 
 
+def dataclass_of(group: str, name: str) -> type:
+    kinds = {"ffn": {ffn: ffn_class(ffn).Options for ffn in ffn_names()}, "data": SOURCES, "tokenizer": TOKENIZERS,
+             "tracker": TRACKERS}  # fmt: skip
+    return kinds[group][name] if group in kinds else SECTIONS[group]
+
+
+# files whose values are the defaults; those of model are one size among others
+DEFAULTS = [
+    ("training", "default"), ("optimizer", "adamw"),
+    *((group, choice) for group, choice in CHOICES if group in ("ffn", "data", "tokenizer", "tracker")
+      and choice not in ("lookup_paper",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "choice"), DEFAULTS)
+def test_a_file_names_every_option_with_its_default(group: str, choice: str):
+    """A value that stands in Python and in YAML is one value."""
+    values = yaml.safe_load((CONFIG_DIR / group / f"{choice}.yaml").read_text())
+    values.pop("race", None)
+    cls = dataclass_of(group, values.get("name", choice))
+    names = {field.name for field in fields(cls)}
+    if group != "training":  # a budget that a file leaves out is none
+        assert set(values) - {"name"} == names - {"name"}
+    for field in fields(cls):
+        value = values.get(field.name)
+        if field.default is not MISSING and field.name != "name" and not str(value).startswith("${"):
+            assert value == field.default, field.name
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "model"])
+def test_a_model_names_every_option(choice: str):
+    assert set(resolved("train", f"model={choice}")["model"]) == {field.name for field in fields(ModelSettings)}
+
+
+def test_settings_outside_of_sections_have_their_default():
+    for name, cls in (("train", RunSettings), ("evaluate", EvaluateSettings)):
+        values = yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text())
+        for field in fields(cls):
+            assert field.default is MISSING or values[field.name] == field.default
+    assert set(yaml.safe_load((CONFIG_DIR / "train.yaml").read_text())["evaluation"]) == {
+        field.name for field in fields(SECTIONS["evaluation"])
+    }
+
+
 @pytest.mark.parametrize("size", ["tiny", "mini", "small"])
 def test_races_hold_every_feed_forward_most_at_two_costs(size: str):
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with composing():
         cfg = hydra_compose("train", [f"experiment=race_{size}"], return_hydra_config=True)
-    assert cfg.hydra.sweeper.params.seed == "0,1,2"
-    members = cfg.hydra.sweeper.params.ffn.split(",")
-    files = {f"race_{size}/{path.stem}" for path in (CONFIG_DIR / "ffn" / f"race_{size}").glob("*.yaml")}
-    assert files <= set(members)
-    costs: dict[str, set[float]] = {}
-    for member in members:
-        config = resolved("train", f"experiment=race_{size}", f"ffn={member}")
+        assert cfg.hydra.sweeper.params.seed == "0,1,2"
+        members = cfg.hydra.sweeper.params.ffn.split(",")
+        assert members == race_members() and len(set(members)) == len(members) >= 27
+        configs = {name: hydra_compose("train", [f"experiment=race_{size}", f"ffn={name}"]) for name in members}
+    costs: dict[str, dict[str, float]] = {}
+    for member, cfg in configs.items():
+        config = OmegaConf.to_container(without_race(cfg), resolve=True)
         check(config)
         ffn = dict(config["ffn"])
         name = ffn.pop("name")
-        if name not in ("slide", "mongoose"):  # their cost is measured, with real tensors
+        if name in ("slide", "mongoose"):  # their cost is measured, with real tensors
+            flops = ffn["num_tables"]
+        else:
             with torch.device("meta"):
                 flops = build_ffn(name, hidden_size=config["model"]["hidden_size"], **ffn).cost().flops
-        else:
-            flops = ffn["num_tables"]
-        costs.setdefault(name, set()).add(flops)
+        costs.setdefault(name, {})[member.removeprefix("race/")] = flops
     assert set(costs) == set(ffn_names())
-    assert all(len(points) >= 2 for name, points in costs.items() if name != "none")
+    assert all(len(set(points.values())) == len(points) >= 2 for name, points in costs.items() if name != "none")
+    lookup = costs["lookup"]["lookup"]
+    for name in ("fff", "product_key", "shuffle", "switch", "low_rank"):
+        assert 0.8 < costs[name][name] / lookup < 1.3, name
+        assert 1.6 < costs[name][f"{name}_double"] / lookup < 2.5, name
+
+
+def test_race_members_at_tiny_are_those_of_the_published_race():
+    """Run folders are named by a hash of the config, so an option that moves by one is another run."""
+    expected = {
+        "fff": (8, 9), "fff_double": (7, 20), "gemm_half": (256,), "lookup_half": (16,), "lookup_double": (64,),
+        "lookup_quadruple": (128,), "low_rank_double": (160,), "product_key": (2, 90, 24),
+        "product_key_double": (4, 90, 24), "shuffle": (8, 640), "shuffle_double": (4, 640), "switch": (32, 64),
+        "switch_double": (32, 128), "yoso_expectation": (80, "expectation"),
+    }  # fmt: skip
+    with composing():
+        for name, values in expected.items():
+            ffn = without_race(hydra_compose("train", [f"ffn=race/{name}"])).ffn
+            assert set(values) <= set(ffn.values()), name
 
 
 def test_experiment_yields_to_the_command_line():

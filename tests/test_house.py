@@ -11,7 +11,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 69
 # a room imports only from floors below its own
 FLOORS = (
     ("errors",),
-    ("signals", "storage"),
+    ("plugins", "registration", "signals", "storage"),
     ("cost", "config", "tokenizer_files", "vocabulary"),
     ("ops", "distributed"),
     ("layers", "data"),

@@ -8,23 +8,24 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lookupffn.cli.launch import run_main, sweep_member
+from lookupffn.cli.sweep import differing_settings
 
 # everything heavy is imported in the functions, so that a mistyped command is answered without waiting for torch
 
 
 def train() -> None:
     """Pretrains a model: lookupffn-train, python train.py."""
-    run_main("train", _train, results=("validation_perplexity", "ffn_flops_per_token"), check=_check_pretraining)
+    run_main("train", _train, results=("validation_perplexity", "ffn_flops_per_token"), check=check_pretraining)
 
 
 def _train(cfg: DictConfig) -> Mapping[str, Any] | None:
     from lookupffn.objectives import MaskedLanguageModelling
     from lookupffn.training import train as run
 
-    return run(cfg, MaskedLanguageModelling, sweep_member=sweep_member())
+    return run(cfg, MaskedLanguageModelling, sweep_member=sweep_member(), differing=differing_settings())
 
 
-def _check_pretraining(cfg: DictConfig) -> None:
+def check_pretraining(cfg: DictConfig) -> None:
     from lookupffn.objectives import MaskedLanguageModelling
     from lookupffn.training.checks import check_config
     from lookupffn.training.setup import resolve

@@ -141,9 +141,10 @@ def _task(work: Work, sweep: Sweep | None, failures: list[str]) -> Callable[[Dic
                 raise
             failure = f"{error.strerror}: {error.filename or 'while writing'}; what was finished before is kept"
         failures.append(failure)
-        if sweep is not None:
-            # the member may run in another process or on another machine: the launcher brings the exception home
-            report_failure(failure)
+        report_failure(failure)
+        if sweep is None:
+            sys.exit(EXIT_USER_ERROR)
+        # the member may run in another process or on another machine: the launcher brings the exception home
         raise UserError(failure)
 
     return task

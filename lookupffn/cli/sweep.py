@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lookupffn.cli.command_line import Command, compose, composing, expanded
 from lookupffn.config.race import without_race
-from lookupffn.runs.reading import flatten
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +108,9 @@ def _is_grid(config_name: str, command: Command) -> bool:
 
 def _differing(config_name: str, overrides: Sequence[Override]) -> list[str]:
     """The settings that some swept override changes, all others being at their first value."""
+    # imported here because a command that runs once can do without it, and without torch until it runs
+    from lookupffn.runs.reading import flatten
+
     values = [found for override in overrides if (found := expanded(override))]
     first = [found[0].input_line for found in values]
     # by setting and, for the options of a feed-forward, by its name: those of two are no difference between them

@@ -37,6 +37,7 @@ class Rule:
     shared: bool = False
     changeable: bool = False
     recipe: bool = False
+    later: bool = False
     symbol: str = ""
 
 
@@ -53,6 +54,7 @@ def option(default: Any = dataclasses.MISSING, **rule: Any) -> Any:
             shared: a feed-forward's option that takes the model's field of the same name where it is left open;
             changeable: whether a run may go on with another value;
             recipe: of the model section, whether it says how to train, rather than what the model is;
+            later: whether it was added when runs had names already: at its default it is no part of a name;
             symbol: the letter that stands for it in names of runs.
     """
     return dataclasses.field(default=default, metadata={_KEY: Rule(**rule)})

@@ -71,7 +71,7 @@ class TrainingSettings:
 
     batch_size: int = option(at_least=1)
     max_steps: int | None = option(at_least=1, changeable=True)
-    max_epochs: float | None = option(None, above=0, changeable=True)
+    max_epochs: float | None = option(None, above=0, changeable=True, later=True)
     max_tokens: float | None = option(above=0, changeable=True)
     max_flops: float | None = option(above=0, changeable=True)
     max_minutes: float | None = option(above=0, changeable=True)
@@ -189,7 +189,7 @@ class TrainedTokenizerSettings:
 
     name: str = option("trained")
     vocab_size: int = option(8192, at_least=SMALLEST_VOCABULARY)
-    max_characters: int | None = option(None, at_least=1, null="all")
+    max_characters: int | None = option(100_000_000, at_least=1, null="all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,7 @@ class PretrainedTokenizerSettings:
     """`tokenizer=pretrained`."""
 
     name: str = option("pretrained")
-    path: str | None = option(None)
+    path: str | None = option()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +290,16 @@ def evaluation_settings(section: Mapping[str, Any]) -> tuple[int, int | None]:
     """
     settings = read_section("evaluation", section)
     return settings.batch_size, settings.max_tokens
+
+
+def without_later(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the options that were added later and are at their defaults: what names of runs are made of."""
+    found = dict(config)
+    for section, cls in SECTIONS.items():
+        later = {field.name: field.default for field in fields(cls) if rule_of(field).later}
+        if later and isinstance(found.get(section), Mapping):
+            found[section] = {k: v for k, v in found[section].items() if k not in later or v != later[k]}
+    return found
 
 
 def changeable_settings() -> list[str]:

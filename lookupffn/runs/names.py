@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lookupffn.config.schema import rule_of
+from lookupffn.config.sections import without_later
 from lookupffn.layers import ffn_class, ffn_names
 
 CONFIG = "config.yaml"
@@ -33,8 +34,6 @@ INNER_FOLDERS = (CHECKPOINTS, MODEL, "wandb", "trackio")
 NOT_IN_NAME = ("output_dir", "overwrite", "cache_dir", "tracker")
 
 
-# settings that did not exist when earlier runs were named; at these values they do not show in a name
-_ADDED_LATER = {"training": {"max_epochs": None}}
 _LONGEST_NAME = 120
 
 
@@ -71,10 +70,7 @@ def source_name(config: Mapping[str, Any]) -> str:
 
 
 def _digest(config: Mapping[str, Any]) -> str:
-    defining = {key: value for key, value in config.items() if key not in NOT_IN_NAME}
-    for section, added in _ADDED_LATER.items():
-        values = defining.get(section) or {}
-        defining[section] = {key: value for key, value in values.items() if key not in added or value != added[key]}
+    defining = {key: value for key, value in without_later(config).items() if key not in NOT_IN_NAME}
     return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
 
 

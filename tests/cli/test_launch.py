@@ -1,8 +1,7 @@
-"""What a mistyped command is answered, and how an entry point ends."""
+"""How a command runs and ends."""
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lookupffn.cli.choices import CONFIG_DIR
-from lookupffn.cli.command_line import read_command_line
 from lookupffn.cli.launch import run_main, sweep_member
 from lookupffn.errors import UserError
 from lookupffn.signals import Interrupted
@@ -26,66 +23,6 @@ def _restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-
-
-@pytest.mark.parametrize(
-    ("command", "parts"),
-    [
-        (["ffn=lokup"], ["unknown ffn 'lokup'", "'lookup'"]),
-        (["model=tinny"], ["unknown model 'tinny'", "'tiny'"]),
-        (["data=docstring"], ["unknown data 'docstring'", "'docstrings'"]),
-        (["tokenizer=trainde"], ["'trained'"]),
-        (["experiment=paper_small"], ["unknown experiment", "paper_small_512_bh4"]),
-        (["ffn.num_tabels=3"], ["option of ffn 'lookup'", "'num_tabels'", "'num_tables'"]),
-        (["ffn=gemm", "ffn.num_tables=3"], ["option of ffn 'gemm'", "intermediate_size"]),
-        (["training.maxsteps=3"], ["'maxsteps'", "'max_steps'"]),
-        (["training.max_steps.x=3"], ["training.max_steps has no options"]),
-        (["sead=1"], ["unknown setting 'sead'", "'seed'", "experiment"]),
-        (["nothing.at=all"], ["unknown setting 'nothing'"]),
-        (["tokenizer=null"], ["tokenizer=null chooses nothing"]),
-        (["ffn=3"], ["unknown ffn '3'"]),
-        (["ffn={name:gemm}"], ["unknown ffn"]),
-        (["~training.max_steps=3"], ["max_steps"]),
-        (["ffn"], ["cannot read the override 'ffn'"]),
-        (["ffn=["], ["cannot read the override 'ffn=['"]),
-        (["ffn=gemm,lookup"], ["-m"]),
-        (["-m", "ffn=gemm,lokup"], ["unknown ffn 'lokup'"]),
-        (["-m", "ffn=gemm,lookup", "ffn.num_tables=3"], ["option of ffn 'gemm'"]),
-        (["-m", "ffn=choice(gemm,lokup)"], ["unknown ffn 'lokup'"]),
-        (["-m", "ffn=lookup", "ffn.table_size=64,100"], ["power of two", "(in the sweep: ffn.table_size=100)"]),
-        (["-m", "model.hidden_size=128,64", "model.num_attention_heads=2,3"], ["num_attention_heads=3"]),
-        (["-m", "seed=0,abc"], ["seed must be", "seed=abc"]),
-    ],
-)
-def test_mistakes_are_one_line_that_names_the_nearest(command: list[str], parts: list[str]):
-    with pytest.raises(UserError) as caught:
-        read_command_line("train", command)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message
-
-
-@pytest.mark.parametrize(
-    ("command", "multirun"),
-    [
-        (["ffn=gemm", "seed=3", "training.max_steps=3", "output_dir=x"], False),
-        (["experiment=paper_small_512_dense", "ffn.num_tables=64"], False),
-        (["data=text", "data.train_files='a b/*.jsonl'", "data.validation_files=[x.txt,y.txt]"], False),
-        (["-m", "ffn=gemm,lookup", "seed=range(0,3)"], True),
-        (["-m", "ffn=glob(*)"], True),
-        (["+anything=1", "hydra.verbose=true"], False),
-        (["--cfg", "job"], False),
-        (["--help", "ffn=lokup"], False),
-    ],
-)
-def test_valid_commands_pass(command: list[str], multirun: bool):
-    assert read_command_line("train", command).multirun is multirun
-
-
-def test_evaluate_says_to_choose_data_first():
-    with pytest.raises(UserError, match="data has no options yet: choose one first, as in data=<name>"):
-        read_command_line("evaluate", ["data.validation_files=x"])
 
 
 def test_run_main_runs_and_leaves_nothing_behind(tmp_path: Path):
@@ -148,23 +85,6 @@ def test_a_signal_ends_the_whole_sweep(capsys: pytest.CaptureFixture):
     assert caught.value.code == 143 and seen == [0]
     assert capsys.readouterr().err.endswith("stopped by SIGTERM\n")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_a_sweep_stored_in_an_experiment_is_checked_and_can_be_narrowed(tmp_path: Path):
-    folder = tmp_path / "configs"
-    shutil.copytree(CONFIG_DIR, folder)
-    (folder / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\nhydra:\n  sweeper:\n    params: {ffn: 'gemm,lokup', seed: '0,1'}\n"
-    )
-    with pytest.raises(UserError, match="unknown ffn 'lokup'"):
-        read_command_line("train", ["-m", "experiment=mine"], folder)
-    assert read_command_line("train", ["-m", "experiment=mine", "ffn=gemm"], folder).multirun
-
-
-@pytest.mark.parametrize("part", ["launcher", "sweeper"])
-def test_an_engine_that_is_not_installed(part: str):
-    with pytest.raises(UserError, match=f"pip install hydra-nosuch-{part}"):
-        read_command_line("train", ["-m", f"hydra/{part}=nosuch", "seed=0,1"])
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
