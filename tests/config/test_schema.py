@@ -56,7 +56,7 @@ def test_values_become_the_declared_types():
         ({"rate": 10**400}, "part.rate must be a number"),
         ({"size": 12}, "part.size must be a power of two from 2 to 64, not 12"),
         ({"size": 1}, "part.size must be a power of two from 2 to 64, not 1"),
-        ({"kind": "otter"}, "unknown part.kind 'otter': did you mean 'other'? valid: one, other"),
+        ({"kind": "othr"}, "unknown part.kind 'othr': did you mean 'other'? valid: one, other"),
         ({"kind": 3}, "part.kind must be one of one, other, not 3"),
         ({"pair": [0.5]}, "part.pair must be 2 numbers from 0 to below 1, not [0.5]"),
         ({"pair": [0.5, 1]}, "part.pair must be 2 numbers from 0 to below 1, not [0.5, 1]"),
