@@ -40,7 +40,7 @@ def load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
         UserError: it cannot be loaded, is not what a tokenizer should be, or takes too much time or memory.
     """
     local = isinstance(source, Path)
-    if local:
+    if isinstance(source, Path):
         check_files(source)
     problem = _failure_in_child(_try, str(source), local, cpu_s=_CPU_S, memory=_MEMORY)
     if problem:

@@ -89,7 +89,7 @@ def read(cls: type[T], values: Mapping[str, Any], prefix: str, kind: str) -> T:
     Raises:
         UserError: an unknown or missing option, or a value that cannot be.
     """
-    types, fields = _types(cls), {field.name: field for field in dataclasses.fields(cls)}
+    types, fields = _types(cls), {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
             raise unknown_name(kind, name, fields)
@@ -134,16 +134,16 @@ def _converted(value: Any, kind: Any) -> Any:
     if kind is int:
         return int(value) if number and abs(value) < math.inf and value == int(value) else None
     if get_origin(kind) is tuple:
-        members = get_args(kind)
-        if not isinstance(value, list | tuple) or len(value) != len(members):
+        kinds = get_args(kind)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
             return None
-        found = tuple(_converted(one, member) for one, member in zip(value, members, strict=True))
+        found = tuple(_converted(one, member) for one, member in zip(value, kinds, strict=True))
         return None if None in found else found
     if get_origin(kind) is list:
         if not isinstance(value, list | tuple):
             return None
-        found = [_converted(one, get_args(kind)[0]) for one in value]
-        return None if None in found else found
+        members = [_converted(one, get_args(kind)[0]) for one in value]
+        return None if None in members else members
     return value if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) else None
 
 
@@ -155,7 +155,7 @@ def _in_range(value: Any, rule: Rule) -> bool:
         and (rule.above is None or value > rule.above)
         and (rule.at_most is None or value <= rule.at_most)
         and (rule.below is None or value < rule.below)
-        and (not rule.power_of_two or (value >= 1 and value & (value - 1) == 0))
+        and (not rule.power_of_two or (value >= 1 and int(value) & (int(value) - 1) == 0))
     )
 
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -81,7 +81,7 @@ def ordered_map(
     processes: int,
     initializer: Callable | None = None,
     arguments: tuple = (),
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """``map`` over worker processes: results in the order of ``items``, only a bounded number of them in flight.
 
     ``function`` and ``initializer`` must be importable. In a daemonic process, which may have no children, the work

@@ -128,7 +128,7 @@ def load_full_state(optimizer: Any, state: dict[str, Any]) -> None:
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    def part(value: object, parameter: torch.Tensor) -> object:
+    def part(value: Any, parameter: torch.Tensor) -> Any:
         if not isinstance(parameter, DTensor) or not torch.is_tensor(value) or value.shape != parameter.shape:
             return value
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)

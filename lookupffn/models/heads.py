@@ -11,7 +11,7 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from lookupffn.models.configuration import LookupRobertaConfig
 from lookupffn.models.modeling import LookupRobertaModel, LookupRobertaPreTrainedModel, stock_padding
 
 _IGNORED = -100
-Items = Tensor | int | None
+Items: TypeAlias = Tensor | int | None
 
 
 def _reduced(loss: Callable[..., Tensor], predicted: Tensor, target: Tensor, items: Items, **options: Any) -> Tensor:

@@ -109,7 +109,7 @@ class MaskedLanguageModelling(Objective):
 
     def tokens(self, steps: int) -> int:
         """See ``Objective``."""
-        return steps * self.tokens_per_step
+        return int(steps * self.tokens_per_step)
 
     def training_batches(
         self, *, start_step: int, end_step: int, rank: int, world_size: int, accumulation: int

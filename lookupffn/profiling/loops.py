@@ -33,7 +33,7 @@ def processors() -> list[int]:
         allowed = sorted(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
         return list(range(os.cpu_count() or 1))
-    firsts = {}
+    firsts: dict[str, int] = {}
     for cpu in allowed:
         path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         try:

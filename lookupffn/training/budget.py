@@ -27,7 +27,8 @@ class Clock:
 
     def __init__(self, before: float, aside: Mapping[str, float] | None = None) -> None:
         """``before`` and ``aside``: seconds of earlier sessions."""
-        self._total, self._since = before, None
+        self._total = before
+        self._since: float | None = None
         self.aside = dict(aside or {})
 
     def start(self) -> None:

@@ -43,7 +43,7 @@ def finetune(cfg: DictConfig, *, sweep_member: bool = False, differing: Sequence
     """
     if OmegaConf.select(cfg, "task.name") != ALL:
         summary = train(cfg, SequenceClassification, sweep_member=sweep_member, differing=differing)
-        return summary and task_score(scores(summary))
+        return None if summary is None else task_score(scores(summary))
     found: dict[str, dict[str, float]] = {}
     for task in GLUE:
         logger.info("task %s, %d of %d", task, len(found) + 1, len(GLUE))

@@ -34,13 +34,13 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings, device: torch
             decay = getattr(settings, f"{role}_weight_decay") if role else None
             decay = settings.weight_decay if decay is None else decay
             groups.setdefault((scale, decay if parameter.ndim >= 2 else 0.0), []).append(parameter)
-    groups = [
+    settings_of_groups = [
         {"params": parameters, "weight_decay": decay, "lr_scale": scale}
         for (scale, decay), parameters in groups.items()
     ]
     fused = device.type in ("cpu", "cuda")
     return torch.optim.AdamW(
-        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused or None, foreach=None
+        settings_of_groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused or None, foreach=None
     )
 
 

@@ -98,7 +98,8 @@ class Trainer:
         )  # fmt: skip
         model.to(accelerator.device).train()
         optimizer = build_optimizer(model, self.optimizer_settings, accelerator.device)
-        exact = settings.micro_batches and ExactSum(model.parameters(), accelerator, settings.micro_batches)
+        parts = settings.micro_batches
+        exact = ExactSum(model.parameters(), accelerator, parts) if parts else None
         wrapped, self.optimizer = prepare(
             accelerator, model, optimizer, layer=objective.layer_class, alone=exact is not None
         )

@@ -1,6 +1,6 @@
 """Where documents come from: one file a source, opened by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lookupffn.config.data import data_settings
@@ -9,7 +9,7 @@ from lookupffn.data.corpus.docstrings import KINDS, PackageTextCorpus
 from lookupffn.data.corpus.hub import SOURCES, HubCorpus
 from lookupffn.data.corpus.text import TextCorpus
 
-CORPORA: dict[str, type[Corpus]] = {
+CORPORA: dict[str, Callable[..., Corpus]] = {
     **dict.fromkeys(KINDS, PackageTextCorpus),
     TextCorpus.name: TextCorpus,
     **dict.fromkeys(SOURCES, HubCorpus),

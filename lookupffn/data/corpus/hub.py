@@ -7,9 +7,9 @@ interrupted goes on after the last finished shard, and memory never holds more t
 import errno
 import json
 import logging
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -56,7 +56,7 @@ def reach(source: Source, revision: str | None) -> str | None:
     return huggingface_hub.HfApi().dataset_info(source.repository, revision=revision, timeout=_TIMEOUT_S).sha
 
 
-def open_stream(source: Source, split: str, revision: str | None) -> Iterable[Mapping]:
+def open_stream(source: Source, split: str, revision: str | None) -> Any:
     """A resumable stream of rows."""
     import datasets
 
@@ -118,7 +118,7 @@ class HubCorpus(StoredCorpus):
     def _resume(folder: Path) -> dict:
         """The state after the last finished shard; files written after it are removed."""
         path = folder / INDEX
-        state = {
+        state: dict[str, Any] = {
             "shards": 0, "finished": [], "stream": None, "pending": [], "revision": None,
             "characters": dict.fromkeys(SPLITS, 0),
         }  # fmt: skip

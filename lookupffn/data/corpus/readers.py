@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lookupffn.data.corpus.files import COMPRESSIONS, suffix_of
 from lookupffn.errors import UserError
@@ -41,7 +41,7 @@ class Replacements:
 
     count = 0
 
-    def __call__(self, error: UnicodeError) -> tuple[str | bytes, int]:
+    def __call__(self, error: Any) -> tuple[str | bytes, int]:
         if isinstance(error, UnicodeDecodeError):
             self.count += 1
             return "\ufffd", error.end
@@ -78,7 +78,7 @@ def read_documents(path: Path, field: str) -> Iterator[str]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[Any]:
     """The bytes of a plain or compressed file."""
     try:
         if path.name.lower().endswith(".gz"):

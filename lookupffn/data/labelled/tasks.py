@@ -97,6 +97,7 @@ def load_task(section: Mapping[str, Any]) -> LabelledData:
         names: Sequence[str] | None = task.label_names
         metrics, blank = task.metrics, len(task.columns) > 1
     else:
+        assert isinstance(settings, OwnTaskSettings)
         rows, official, blank = _own_rows(settings), False, False
         kind = _label_kind(rows["train"], settings.label_type)
         names = _class_names(rows["train"]) if kind == CLASSES else None
