@@ -19,9 +19,10 @@ test: lint  ## lint and every test
 quick: lint  ## lint and the tests that take no more than seconds
 	$(VENV)/bin/python -m pytest -m "not slow"
 
-lint: $(VENV)/.development  ## ruff
+lint: $(VENV)/.development  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 format: $(VENV)/.development  ## lay out Python and C++
 	$(VENV)/bin/ruff check --fix .

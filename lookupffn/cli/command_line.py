@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -239,7 +240,7 @@ def _check_key(override: Override, cfg: DictConfig, known: list[str]) -> None:
     """ffn.num_tabels=3: the composed config has no such key."""
     if override.is_add() or override.is_force_add():
         return
-    node: object = cfg
+    node: Any = cfg
     path: list[str] = []
     for part in override.key_or_group.split("."):
         keys = [str(key) for key in node if key != "hydra"] if OmegaConf.is_dict(node) else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -77,7 +78,7 @@ def help_text(config_name: str, command: str) -> str:
 
 def _exists(cfg: object, name: str) -> bool:
     parent, _, key = name.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
+    node: Any = OmegaConf.select(cfg, parent) if parent else cfg
     return OmegaConf.is_dict(node) and key in node
 
 

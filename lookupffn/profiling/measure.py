@@ -54,13 +54,14 @@ def measure_machine(name: str | None = None, *, largest: int = LARGEST, progress
     with tqdm(total=_steps(measured, sizes), desc="measuring", disable=not progress, file=sys.stderr) as bar:
         arithmetic, instructions = _arithmetic(measured, bar.update)
         clock = measured.clock(measured.cores)
-        rows, streams, latency = {}, {}, {}
+        rows: dict[Any, Any] = {}
+        streams, latency = {}, {}
         for pages in PAGES:
             with measured.buffer(largest, pages == "huge") as buffer:
                 bar.set_postfix_str(f"{pages} pages")
                 if pages == "huge":
                     for which, threads in (("one", 1), ("all", measured.cores)):
-                        rates = _each(sizes, bar, lambda size, threads=threads: measured.stream(buffer, size, threads))
+                        rates = _each(sizes, bar, lambda size, threads=threads: measured.stream(buffer, size, threads))  # type: ignore[misc]
                         streams[which] = Curve(tuple(sizes), rates)
                 rows |= _rows(measured, buffer, pages, sizes, bar)
                 fine = [
