@@ -215,7 +215,7 @@ def test_metrics(run: Path):
 def test_checkpoints(run: Path):
     checkpoint = sorted((run / "checkpoints").iterdir())[-1]
     before = listing(run)
-    # whatever is changed in it: numbers that a run goes on from are as dear as weights
+    # whatever is changed in it: the numbers that a run resumes from matter as much as its weights
     document = json.loads((checkpoint / "checkpoint.json").read_text())
 
     def damage(chance: random.Random) -> None:

@@ -1,7 +1,7 @@
 """Gradients that do not depend on the number of processes.
 
 A sum of float32 numbers depends on their order, and the last bit of a gradient decides, some steps later, on which side
-of a hyperplane a token falls and which table rows it reads: losses of lookup runs on one process and on two part by
+of a hyperplane a token falls and which table rows it reads: losses of lookup runs on one process and on two differ by
 1e-4 within tens of steps. With ``training.micro_batches`` a step has the same parts on any number of processes, and
 the parts are added in float64, where their order shows in no bit that float32 keeps (but for a rare tie in rounding).
 """

@@ -32,7 +32,7 @@ def start_accelerator(precision: str | None = None, accumulation: int = 1) -> Ac
     disable_progress_bar()  # transformers' own, for every file of a checkpoint
     AcceleratorState._reset_state()
     GradientState._reset_state()
-    # accelerate takes several processes without a GPU for strangers to each other unless it is told
+    # without a GPU accelerate connects several processes only if it is told to
     several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     accelerator = Accelerator(
         cpu=several_on_cpu,

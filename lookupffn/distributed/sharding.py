@@ -1,8 +1,8 @@
 """Models whose tables outgrow a device: FSDP by accelerate's own configuration, and full weights for checkpoints.
 
 With ``accelerate launch --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP`` every process
-holds a part of each layer. A checkpoint holds the whole of it, so that any number of processes, sharded or not, can go
-on from it. Each function here must be called by every process.
+holds a part of each layer. A checkpoint holds all of it, so that any number of processes, sharded or not, can resume
+from it. Each function here must be called by every process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def wanted() -> bool:
 
 
 def choose_sharding(accelerator: Accelerator) -> None:
-    """Sees to it that FSDP is used where accelerate's configuration asks for it, on CPUs too.
+    """Enables FSDP where accelerate's configuration asks for it, on CPUs too.
 
     Raises:
         UserError: it asks for FSDP's first version.
@@ -35,7 +35,7 @@ def choose_sharding(accelerator: Accelerator) -> None:
     if not wanted() or accelerator.num_processes == 1:
         return
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # accelerate passes over its own configuration where there is no GPU
+        # accelerate ignores its own configuration where there is no GPU
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
         accelerator.state.distributed_type = DistributedType.FSDP
     if not accelerator.is_fsdp2:
@@ -121,7 +121,7 @@ def full_state(optimizer: Any, *, keep: bool) -> dict[str, Any]:
 
 
 def load_full_state(optimizer: Any, state: dict[str, Any]) -> None:
-    """Gives an optimizer what ``full_state`` returned, each process its part.
+    """Loads what ``full_state`` returned into an optimizer, on each process its part.
 
     Raises:
         UserError: it is the state of another model's optimizer.

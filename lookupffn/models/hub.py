@@ -61,24 +61,10 @@ def model_card(summary: Mapping[str, Any]) -> str:
     name = f"{summary['ffn']}-{summary['model']}-{learned}"
     results = {key: summary[key] for key in _RESULTS if _is_number(summary.get(key))}
     costs = {key: summary[key] for key in _COSTS if _is_number(summary.get(key))}
-    data = ModelCardData(
-        license=LICENCE,
-        library_name="transformers",
-        pipeline_tag=task,
-        tags=["lookupffn", "roberta-prelayernorm", f"ffn:{summary['ffn']}"],
-        model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type=task, dataset_type=str(learned), dataset_name=str(learned),
-                metric_type=key.removeprefix("validation_"), metric_name=_RESULTS[key], metric_value=value,
-            )
-            for key, value in results.items() if key.startswith("validation_")
-        ],
-    )  # fmt: skip
     start = f"fine-tuned on `{learned}`" if classifies else f"pretrained from scratch on `{learned}`"
     options = ", ".join(f"{key} {value}" for key, value in summary.get("ffn_options", {}).items())
     card = f"""---
-{data.to_yaml()}
+{_metadata(summary, name, task, str(learned)).to_yaml()}
 ---
 
 # {name}
@@ -122,6 +108,24 @@ Without the import, `trust_remote_code=True` lets transformers import the packag
 Weights and code are under the Apache License 2.0. The training text has its own licence.
 """
     return ModelCard(card).content
+
+
+def _metadata(summary: Mapping[str, Any], name: str, task: str, learned: str) -> ModelCardData:
+    """What the hub reads of a card."""
+    return ModelCardData(
+        license=LICENCE,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=["lookupffn", "roberta-prelayernorm", f"ffn:{summary['ffn']}"],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type=task, dataset_type=learned, dataset_name=learned,
+                metric_type=key.removeprefix("validation_"), metric_name=_RESULTS[key], metric_value=summary[key],
+            )
+            for key in _RESULTS if key.startswith("validation_") and _is_number(summary.get(key))
+        ],
+    )  # fmt: skip
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Checkpoints: folders step-NNNNNNNN, each a complete HuggingFace model folder plus the state of training.
 
-A checkpoint is written beside its place, flushed, and renamed, so that a folder of that name is complete;
+A checkpoint is written under another name, flushed, and renamed, so that a folder of its name is complete;
 checkpoint.json carries the SHA-256 of every other file, so that later damage is noticed. Nothing in it can run code:
 weights are safetensors, the optimizer's state is read with ``weights_only=True``.
 """
@@ -49,7 +49,7 @@ def save_checkpoint(
         folder: the run's checkpoints folder.
         step: updates done.
         model: the unwrapped model.
-        tokenizer: written beside it, so that the checkpoint stands alone.
+        tokenizer: written beside it, so that the checkpoint is complete.
         state: tensors and plain values (optimizer, scaler).
         metadata: JSON values, readable without torch.
         keep: how many of the last checkpoints stay.
@@ -57,7 +57,7 @@ def save_checkpoint(
         weights: what the model holds, where it is sharded; None to ask the model.
 
     Raises:
-        UserError: the disk is full or cannot be written; the checkpoints from before are as they were.
+        UserError: the disk is full or cannot be written; earlier checkpoints are unchanged.
     """
     final = folder / f"step-{step:08d}"
     with whole_folder(final, "the checkpoint", kept=what_is_kept(folder)) as partial:
@@ -65,7 +65,7 @@ def save_checkpoint(
         torch.save(state, partial / STATE_FILE)
         document = {"step": step, **metadata, "sha256": digests(partial)}
         (partial / METADATA_FILE).write_text(sealed(document), encoding="utf-8")
-    # one with a later step is damaged, for training has gone on from before it: it must not push out a whole one
+    # a later step is a damaged checkpoint that this session did not resume from: it must not displace an intact one
     written = [path for path in list_checkpoints(folder) if step_of(path) <= step]
     for old in written[:-keep]:
         if step_of(old) != best:
@@ -103,7 +103,7 @@ def write_model(
 
 
 def amend_checkpoint(path: Path, metadata: dict[str, Any]) -> None:
-    """Replaces the metadata of a checkpoint whose weights and state are still those of now.
+    """Replaces the metadata of a checkpoint whose weights and optimizer state are still current.
 
     Raises:
         UserError: the disk is full or cannot be written; the checkpoint is as it was.
@@ -116,7 +116,7 @@ def amend_checkpoint(path: Path, metadata: dict[str, Any]) -> None:
 
 
 def what_is_kept(folder: Path) -> str:
-    """What a run that stops now leaves to go on from, as a clause of its error."""
+    """Which checkpoint a run that stops now can resume from, as a sentence for its error."""
     checkpoints = list_checkpoints(folder)
     if not checkpoints:
         return "No checkpoint had been written yet"
@@ -214,7 +214,7 @@ def _check_archive(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Clears what a killed run left half-written."""
+    """Removes what a killed run left half-written."""
     for path in folder.glob(".*.partial"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

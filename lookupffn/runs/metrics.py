@@ -12,7 +12,7 @@ from lookupffn.storage import to_json, write_atomically
 
 
 def append_line(path: Path, line: dict[str, Any], *, kept: str) -> None:
-    """One line of metrics.jsonl, on the disk when this returns as far as the process is concerned.
+    """Appends one line to metrics.jsonl; it survives the end of the process, and a power failure after ``sync``.
 
     Args:
         path: the file.
@@ -20,7 +20,7 @@ def append_line(path: Path, line: dict[str, Any], *, kept: str) -> None:
         kept: what the user still has, for the message.
 
     Raises:
-        UserError: the disk is full or cannot be written; the line may be cut short, which ``read_metrics`` passes over.
+        UserError: the disk is full or cannot be written; the line may be cut short, which ``read_metrics`` ignores.
     """
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -32,7 +32,7 @@ def append_line(path: Path, line: dict[str, Any], *, kept: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Puts the lines on the disk as far as the machine is concerned: before a checkpoint that builds on them."""
+    """Flushes the lines to the disk (fsync): a checkpoint must not survive a power failure that its metrics do not."""
     if path.exists():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""How long a run has been training, and how long it has been at other things."""
+"""How long a run trains: its budget, and a clock that separates steps from validations and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from lookupffn.config.sections import TrainingSettings
+from lookupffn.config.sections import Budget, TrainingSettings
 from lookupffn.cost import TRAINING_MULTIPLE
 from lookupffn.distributed.processes import broadcast
 from lookupffn.objectives import Objective
@@ -45,7 +45,7 @@ class Clock:
 
     @contextmanager
     def paused(self, what: str) -> Iterator[None]:
-        """Counts what happens inside apart, under a name."""
+        """Counts the time inside the block separately, under a name."""
         self.stop()
         began = time.perf_counter()
         try:
@@ -55,21 +55,20 @@ class Clock:
             self.start()
 
 
-def budget_progress(accelerator: Accelerator, settings: TrainingSettings, clock: Clock) -> float:
+def budget_progress(accelerator: Accelerator, budget: Budget, clock: Clock) -> float:
     """How much of a budget of minutes is used up, by the main process's clock; 0 for other budgets."""
-    if settings.budget.unit != "minutes":
+    if budget.unit != "minutes":
         return 0.0
-    return broadcast(accelerator, min(1.0, clock.seconds() / (60.0 * settings.budget.amount)))
+    return broadcast(accelerator, min(1.0, clock.seconds() / (60.0 * budget.amount)))
 
 
-def total_steps(settings: TrainingSettings, objective: Objective, flops_per_token: float) -> int | None:
-    """Optimizer steps of a run; None where only the clock knows."""
-    steps = settings.budget.steps(objective.tokens_per_step, flops_per_token, objective.steps_per_epoch)
-    most = settings.max_steps
-    if settings.max_epochs is not None and most is not None and most < steps:
-        logger.info("training.max_steps=%d comes before training.max_epochs=%g", most, settings.max_epochs)
-        return most
-    return steps
+def choose_budget(settings: TrainingSettings, objective: Objective) -> Budget:
+    """The budget that ends the run: the one that is set, or max_steps where it comes before max_epochs."""
+    most, epochs = settings.max_steps, settings.max_epochs
+    if most is not None and epochs is not None and most < epochs * objective.steps_per_epoch:
+        logger.info("training.max_steps=%d comes before training.max_epochs=%g", most, epochs)
+        return Budget("steps", most)
+    return settings.budget
 
 
 def training_flops_per_token(costs: Mapping[str, Any]) -> float:

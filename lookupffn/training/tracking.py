@@ -1,6 +1,6 @@
 """Where metrics go besides metrics.jsonl. A tracker never stops a run: what fails in it is one warning.
 
-A tracker is driven from a thread of its own, so that a slow or dead network is never waited for.
+Each tracker runs in a thread of its own, so that the run never waits for a slow or dead network.
 """
 
 from __future__ import annotations

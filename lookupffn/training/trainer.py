@@ -35,7 +35,7 @@ from lookupffn.runs.names import CHECKPOINTS, METRICS, MODEL, SUMMARY
 from lookupffn.runs.summary import run_summary
 from lookupffn.signals import Interrupted, deferring
 from lookupffn.storage import finite, to_json, write_atomically
-from lookupffn.training.budget import Clock, budget_progress, total_steps, training_flops_per_token
+from lookupffn.training.budget import Clock, budget_progress, choose_budget, training_flops_per_token
 from lookupffn.training.optimizer import build_optimizer, learning_rate
 from lookupffn.training.state import TrainState, resume_point
 from lookupffn.training.step import StepResult, Updater
@@ -118,20 +118,21 @@ class Trainer:
         state = self.state
         if state.training_flops_per_token is None:
             state.training_flops_per_token = training_flops_per_token(self.costs)
-        self.total_steps = total_steps(self.settings, self.objective, state.training_flops_per_token)
+        self.budget = choose_budget(self.settings, self.objective)
+        flops, objective = state.training_flops_per_token, self.objective
+        self.total_steps = self.budget.steps(objective.tokens_per_step, flops, objective.steps_per_epoch)
         self.clock = Clock(state.training_s, state.aside_s)
         self._wall_start = started - state.wall_clock_s  # counts earlier sessions too
         self.first_step = self._logged_step = state.step
         self._logged_s = self.clock.seconds()
         self._look_at_budget()
         exceeded = self.done if self.total_steps is None else state.step > self.total_steps
-        state.set_budget(self.settings.budget, exceeded=exceeded)
+        state.set_budget(self.budget, exceeded=exceeded)
 
     def _set_up_batches(self, tracker: Callable[[], Tracker]) -> None:
         state, settings, accelerator = self.state, self.settings, self.accelerator
-        self.lines: list[dict[str, Any]] = []
-        if self.main:
-            self.lines = truncate_metrics(self.path / METRICS, state.step - (state.unvalidated is not None))
+        kept = state.step - (state.unvalidated is not None)
+        self.lines = truncate_metrics(self.path / METRICS, kept) if self.main else []
         self.batches = self.objective.training_batches(
             start_step=state.step, end_step=sys.maxsize if self.total_steps is None else self.total_steps,
             rank=accelerator.process_index, world_size=accelerator.num_processes,
@@ -223,7 +224,7 @@ class Trainer:
 
     def _look_at_budget(self) -> None:
         """Sets ``progress`` (of a budget of minutes) and ``done``."""
-        self.progress = budget_progress(self.accelerator, self.settings, self.clock)
+        self.progress = budget_progress(self.accelerator, self.budget, self.clock)
         self.done = self.state.step >= self.total_steps if self.total_steps is not None else self.progress >= 1.0
 
     def log_line(self, result: StepResult, rate: float) -> dict[str, Any]:
@@ -281,14 +282,13 @@ class Trainer:
 
     def _show(self, line: dict[str, Any]) -> None:
         """The progress bar's figures, and a log line at validation points."""
-        budget = self.settings.budget
         shown = {
             "loss": f"{line['loss']:.3f}",
             "lr": f"{line['learning_rate']:.1e}",
             "tok/s": f"{line['tokens_per_s']:,.0f}",
         }
-        if budget.unit == "minutes":
-            shown["min"] = f"{self.progress * budget.amount:.1f}/{budget.amount:g}"
+        if self.budget.unit == "minutes":
+            shown["min"] = f"{self.progress * self.budget.amount:.1f}/{self.budget.amount:g}"
         self.bar.set_postfix(shown, refresh=False)
         if "validation_loss" in line:
             logger.info("step %d: %s", line["step"], self.objective.describe(line))
@@ -336,7 +336,7 @@ class Trainer:
             return None
         summary = run_summary(
             config=self.config,
-            budget=self.settings.budget,
+            budget=self.budget,
             costs=self.objective.costs(self.model),  # one that depends on the tokens is measured by now
             results={**self.objective.summary(score, self.lines), **self.objective.fingerprints()},
             statistics={key.removeprefix("ffn_"): score[key] for key in score if key.startswith("ffn_")},
