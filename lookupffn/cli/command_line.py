@@ -81,7 +81,7 @@ def read_command_line(
         # the user's own config folder: Hydra's messages have to do
         return Command(arguments, multirun=bool(args.multirun), plain=False)
     texts = _text_settings()
-    literal = {text: _literal(parse_override(text), texts) for text in args.overrides}
+    literal = {text: _literal(text, texts) for text in args.overrides}
     arguments = [literal.get(argument, argument) for argument in arguments]
     overrides = [parse_override(literal[text]) for text in args.overrides]
     multirun = args.multirun or any(o.key_or_group == "hydra.mode" for o in overrides)
@@ -147,12 +147,17 @@ def _text_settings() -> set[str]:
     return {f"{prefix}{name}" for prefix, cls in classes for name in texts_of(cls)}
 
 
-def _literal(override: Override, texts: set[str]) -> str:
-    """An override's text, in which what is typed for a text stays as it is: a folder may be called 1_000 or 1e3."""
-    text = override.input_line
+def _literal(text: str, texts: set[str]) -> str:
+    """An override in which what is typed for a text stays as it is: a folder may be called 1_000, 1e3 or läufe."""
     key, _, raw = text.partition("=")
-    if key.lstrip("+") not in texts or override.is_delete():
+    if key.lstrip("+") not in texts:
         return text
+    try:
+        override = parse_override(text)
+    except UserError:
+        if not raw.strip() or raw.strip()[0] in "'\"[{":
+            raise
+        return f"{key}={quoted(raw.strip())}"  # letters that Hydra's grammar does not have
     if override.is_sweep_override():
         values, pieces = (override.value().list if override.is_choice_sweep() else []), raw.split(",")
         if len(values) != len(pieces) or not any(isinstance(value, int | float) for value in values):

@@ -35,7 +35,7 @@ def bytes_moved(module: FeedForward, tokens: int, precision: str) -> float:
         tokens: of the call.
         precision: "float32", "bfloat16" or "int8", which changes tables and GEMM's weights alone.
     """
-    touched, d = module.cost().parameters_touched, module.hidden_size
+    touched, d = module.cost().parameters_touched, module.in_features
     rows = getattr(module.options, "num_tables", 0) * getattr(module.options, "num_probes", 0) * d
     dense = max(0.0, touched - rows)
     inputs = 2 if precision == "bfloat16" else 4

@@ -103,6 +103,8 @@ def test_quoted_values_are_read_as_they_are(text: str):
         ("output_dir=1e3", "output_dir='1e3'"),
         ("output_dir=2024", "output_dir='2024'"),
         ("output_dir=true", "output_dir='true'"),
+        ("output_dir=läufe und mehr", "output_dir='läufe und mehr'"),
+        ("output_dir=it's", "output_dir='it\\'s'"),
         ("output_dir=null", "output_dir=null"),
         ("output_dir=runs/a", "output_dir=runs/a"),
         ("data.train_files=1e3", "data.train_files='1e3'"),

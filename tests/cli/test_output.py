@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.tiny import ROOT
 
-SCRIPT = """
+SCRIPT = r"""
 import logging, sys
 from pathlib import Path
 from lookupffn.cli.launch import run_main
