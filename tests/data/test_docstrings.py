@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lookupffn.data import prepare_data
 from lookupffn.data.corpus import open_corpus, packages, python_source
 from lookupffn.data.corpus.prose import normalised
 from lookupffn.errors import UserError
@@ -49,6 +50,15 @@ def test_the_corpus_has_one_text_everywhere(tmp_path, kind):
         assert total.hexdigest()[:32] == TEXTS[kind, split]
     if kind == "docstrings":  # at least what the standard library and all packages used to give
         assert corpus.characters("train") + corpus.characters("validation") > 23_400_000
+
+
+@pytest.mark.slow
+def test_the_default_run_has_one_fingerprint_everywhere(tmp_path):
+    """Text, tokenizer and packing: what summary.json of a default run says."""
+    data = {"name": "docstrings", "sequence_length": 64}
+    prepared = prepare_data(data, {"name": "trained", "vocab_size": 8192, "max_characters": 10**8}, tmp_path)
+    assert prepared.tokenizer_fingerprint == "9fa75411d881c4f9e0d24f87b0ec2919"
+    assert prepared.data_fingerprint == "cfaba986cd727b2e77fad6370022732a"
 
 
 def test_pins_are_those_of_the_requirements():
