@@ -44,20 +44,24 @@ class Sweep:
     def begin_member(self) -> None:
         """Says which member begins."""
         _State.sweep = self
-        job = HydraConfig.get()
         of = "" if self.size is None else f" of {self.size}"
-        logger.info("member %d%s: %s", job.job.num + 1, of, " ".join(job.overrides.task))
+        own = [f"{name}={value}" for name, value in self._own_settings().items()]
+        logger.info("member %d%s: %s", HydraConfig.get().job.num + 1, of, " ".join(own))
+
+    def _own_settings(self) -> dict[str, str]:
+        """What this member has of that which is swept."""
+        given = dict(text.lstrip("+").partition("=")[::2] for text in HydraConfig.get().overrides.task)
+        return {name: given[name] for name in self.swept if name in given}
 
     def end_member(self, figures: Mapping[str, Any] | None) -> tuple[float, ...] | None:
         """Notes a member's figures for the table; returns those that a sweeper may minimise or maximise."""
         if figures is None:  # not the main process
             return None
-        job = HydraConfig.get()
-        given = dict(text.lstrip("+").partition("=")[::2] for text in job.overrides.task)
+        own = self._own_settings()
         found = tuple(figures.get(name) for name in self.results)
-        row = [*(given.get(name, "") for name in self.swept), *map(_number, found)]
+        row = [*(own.get(name, "") for name in self.swept), *map(_number, found)]
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{job.job.num:06d}.json").write_text(json.dumps(row), encoding="utf-8")
+        (self.folder / f"{HydraConfig.get().job.num:06d}.json").write_text(json.dumps(row), encoding="utf-8")
         return found or None
 
     def table(self) -> str:

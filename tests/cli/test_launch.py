@@ -115,8 +115,8 @@ def test_optuna_minimises_what_train_returns(tmp_path: Path):
     script.write_text(
         "from lookupffn.cli.launch import run_main\n"
         "def main(cfg):\n"
-        "    return abs(cfg.ffn.num_tables - 20), cfg.ffn.num_probes\n"
-        "run_main('train', main)\n"
+        "    return {'distance': abs(cfg.ffn.num_tables - 20), 'probes': cfg.ffn.num_probes}\n"
+        "run_main('train', main, results=('distance', 'probes'))\n"
     )
     command = [sys.executable, str(script), "-m", "experiment=optuna_lookup", "hydra.sweeper.n_trials=3"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

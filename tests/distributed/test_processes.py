@@ -111,14 +111,13 @@ def test_a_worker_that_dies_ends_the_run(tiny: Workspace, tmp_path: Path):
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "import train\n"
         "from lookupffn.training.step import Updater\n"
-        "from lookupffn.cli.launch import run_main\n"
         "original = Updater.update\n"
         "def update(*args, **kwargs):\n"
         "    if kwargs['step'] == 4 and os.environ['RANK'] == '1':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return original(*args, **kwargs)\n"
         "Updater.update = update\n"
-        "run_main('train', train.main)\n"
+        "train.train()\n"
     )
     began = time.monotonic()
     running = start(*torchrun(2), str(script), *tiny.overrides(f"output_dir={tmp_path}/run"), cwd=tmp_path)
