@@ -1,0 +1,50 @@
+"""Paths of any name, from the command line to config.yaml and back."""
+
+from pathlib import Path
+
+import pytest
+
+from lookupffn.cli.command_line import compose, composing, read_command_line
+from lookupffn.config.paths import path_text
+from lookupffn.errors import UserError
+from lookupffn.objectives import MaskedLanguageModelling
+from lookupffn.runs.folder import open_run_folder
+from lookupffn.runs.reading import read_config
+from lookupffn.training.setup import resolve
+
+
+def test_path_text(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert path_text("output_dir", "~/runs/x") == "/home/me/runs/x"
+    assert path_text("output_dir", "runs/~x") == "runs/~x" and path_text("output_dir", 2024) == "2024"
+    assert path_text("output_dir", "") is None and path_text("output_dir", None) is None
+    with pytest.raises(UserError, match="output_dir must be a path, not nan"):
+        path_text("output_dir", float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        (r'output_dir="cost\${x}"', "cost${x}"),
+        ("output_dir=1_000", "1_000"),
+        ("output_dir=1e3", "1e3"),
+        ("output_dir=2024", "2024"),
+        ("output_dir=it's", "it's"),
+        ("output_dir=läufe", "läufe"),
+        ("output_dir='a, b'", "a, b"),
+        ("output_dir=true", "true"),
+    ],
+)
+def test_a_folder_of_any_name_is_made_and_read_again(
+    typed: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    command = read_command_line("train", [typed, "ffn=none"])
+    with composing():
+        config = resolve(compose("train", command.arguments), MaskedLanguageModelling)
+    folder = open_run_folder(config)
+    try:
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert read_config(tmp_path / name) == config and config["output_dir"] == name
+    finally:
+        folder.release()
