@@ -43,7 +43,7 @@ def finetune() -> None:
 def _finetune(cfg: DictConfig) -> Mapping[str, Any] | None:
     from lookupffn.training.finetuning import finetune as run
 
-    score = run(cfg, sweep_member=sweep_member())
+    score = run(cfg, sweep_member=sweep_member(), differing=differing_settings())
     return None if score is None else {"score": score}
 
 
