@@ -64,9 +64,7 @@ def measure_machine(name: str | None = None, *, largest: int = LARGEST, progress
                         rates = _each(sizes, bar, lambda size, threads=threads: measured.stream(buffer, size, threads))  # type: ignore[misc]
                         streams[which] = Curve(tuple(sizes), rates)
                 rows |= _rows(measured, buffer, pages, sizes, bar)
-                fine = [
-                    size for power in sizes for size in (power, power * 181 // 128 // LINE * LINE) if size <= largest
-                ]
+                fine = [n for power in sizes for n in (power, power * 181 // 128 // LINE * LINE) if n <= largest]
                 latency[pages] = Curve(tuple(fine), _each(fine, bar, lambda size: measured.latency(buffer, size)))
         calls = call_costs()
     machine = Machine(

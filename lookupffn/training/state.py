@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from accelerate import Accelerator
+
 from lookupffn.config.sections import Budget
+from lookupffn.distributed.sharding import load_full_state
 from lookupffn.errors import UserError
-from lookupffn.runs.checkpoint import newest_checkpoint, remove_partial
+from lookupffn.runs.checkpoint import load_state, newest_checkpoint, remove_partial
 from lookupffn.runs.names import CHECKPOINTS
 
 
@@ -112,3 +115,15 @@ def resume_point(folder: Path, fingerprints: Mapping[str, str]) -> tuple[Path | 
                 "packages have changed): start a new run with another output_dir"
             )
     return found
+
+
+def restore(checkpoint: Path, optimizer: Any, accelerator: Accelerator) -> None:
+    """Loads the optimizer's and the gradient scaler's state from a checkpoint.
+
+    Raises:
+        UserError: it is damaged, or that of another model.
+    """
+    state = load_state(checkpoint)
+    load_full_state(optimizer, state["optimizer"])
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])

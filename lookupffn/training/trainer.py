@@ -23,12 +23,12 @@ from tqdm import tqdm
 from lookupffn.config.sections import TrainingSettings, optimizer_settings
 from lookupffn.distributed.exact_sum import ExactSum
 from lookupffn.distributed.processes import any_process, broadcast, on_main, processes
-from lookupffn.distributed.sharding import full_state, full_weights, load_full_state, prepare
+from lookupffn.distributed.sharding import full_state, full_weights, prepare
 from lookupffn.models.hub import model_card
 from lookupffn.objectives import EvaluationStopped, Objective
 from lookupffn.objectives.finite import NonFiniteError, check_validation, check_weights
 from lookupffn.report import run_table
-from lookupffn.runs.checkpoint import amend_checkpoint, load_state, save_checkpoint, what_is_kept, write_model
+from lookupffn.runs.checkpoint import amend_checkpoint, save_checkpoint, what_is_kept, write_model
 from lookupffn.runs.machine import surroundings
 from lookupffn.runs.metrics import append_line, sync, truncate_metrics
 from lookupffn.runs.names import CHECKPOINTS, METRICS, MODEL, SUMMARY
@@ -37,7 +37,7 @@ from lookupffn.signals import Interrupted, deferring
 from lookupffn.storage import finite, to_json, write_atomically
 from lookupffn.training.budget import Clock, budget_progress, choose_budget, training_flops_per_token
 from lookupffn.training.optimizer import build_optimizer, learning_rate
-from lookupffn.training.state import TrainState, resume_point
+from lookupffn.training.state import TrainState, restore, resume_point
 from lookupffn.training.step import StepResult, Updater
 from lookupffn.training.tracking import Tracker
 
@@ -108,10 +108,7 @@ class Trainer:
             optimizer=self.optimizer, max_grad_norm=self.optimizer_settings.max_grad_norm, exact=exact,
         )  # fmt: skip
         if self.resumed_from is not None:
-            state = load_state(self.resumed_from)
-            load_full_state(self.optimizer, state["optimizer"])
-            if accelerator.scaler is not None and state["scaler"] is not None:
-                accelerator.scaler.load_state_dict(state["scaler"])
+            restore(self.resumed_from, self.optimizer, accelerator)
             logger.info("resuming from step %d (%s)", self.state.step, self.resumed_from)
 
     def _set_up_budget(self, started: float) -> None:
