@@ -47,14 +47,12 @@ class Command:
         help: whether the user asks what there is to type.
         overrides: the settings given, and before them those of a sweep that an experiment holds.
         multirun: whether they are run for several values.
-        plain: whether only the project's own configs are in play, so that its checks apply.
     """
 
     arguments: list[str]
     help: bool = False
     overrides: Sequence[Override] = ()
     multirun: bool = False
-    plain: bool = True
 
 
 def read_command_line(
@@ -76,10 +74,10 @@ def read_command_line(
     if args.help:
         return Command(arguments, help=True)
     if args.hydra_help or args.shell_completion or args.info:
-        return Command(arguments, plain=False)
+        return Command(arguments)
     if args.config_dir or args.config_path or args.config_name:
         # the user's own config folder: Hydra's messages have to do
-        return Command(arguments, multirun=bool(args.multirun), plain=False)
+        return Command(arguments, multirun=bool(args.multirun))
     texts = _text_settings()
     literal = {text: _literal(text, texts) for text in args.overrides}
     arguments = [literal.get(argument, argument) for argument in arguments]
