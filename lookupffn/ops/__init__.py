@@ -5,10 +5,11 @@ from lookupffn.ops.gather import weighted_gather
 from lookupffn.ops.hadamard import hadamard_matrix, hadamard_transform
 from lookupffn.ops.hash import hash_scores, nearest_codes
 from lookupffn.ops.lookup import lookup
-from lookupffn.ops.lookup_ffn import LookupWeights, PreparedLookup, hash_inputs, lookup_ffn
+from lookupffn.ops.lookup_ffn import LookupWeights, PreparedInt8, PreparedLookup, hash_inputs, lookup_ffn, quantized
 
 __all__ = [
     "LookupWeights",
+    "PreparedInt8",
     "PreparedLookup",
     "bh4",
     "hadamard_matrix",
@@ -18,5 +19,6 @@ __all__ = [
     "lookup",
     "lookup_ffn",
     "nearest_codes",
+    "quantized",
     "weighted_gather",
 ]

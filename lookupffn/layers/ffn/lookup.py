@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 from lookupffn import cost, ops
 from lookupffn.config.schema import option
+from lookupffn.errors import unknown_name
 from lookupffn.layers.base import FeedForward, Options, require
 from lookupffn.layers.usage import UsageCounter, entropy_bits, used
 from lookupffn.ops.bh4 import FACTORS, next_power_of_two
@@ -193,18 +194,29 @@ class LookupFFN(FeedForward):
         return ops.lookup_ffn(x_Md, self._weights()).view(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
-    def prepared(self) -> Callable[[Tensor], Tensor]:
+    def prepared(self, precision: str = "float") -> Callable[[Tensor], Tensor]:
         """This layer at inference as a function of [..., in_features], its weights prepared and checked once.
 
         For weights that no longer change: it shares them with the layer, and need not see what is written later.
+
+        Args:
+            precision: "float", as the weights are, or "int8": tables, scores and, where faster, the projection.
+
+        Raises:
+            UserError: another precision.
         """
-        function = ops.PreparedLookup(self._weights(), self.in_features, ops.lookup_ffn)
-        shape = (-1, self.in_features)
+        if precision not in ("float", "int8"):
+            raise unknown_name("precision of a prepared lookup", precision, ("float", "int8"))
+        weights = self._weights()
+        if precision == "int8" and weights.scales is None:
+            weights.table, weights.scales = ops.quantized(weights.table)
+        kind = ops.PreparedInt8 if precision == "int8" else ops.PreparedLookup
+        function = kind(weights, self.in_features, ops.lookup_ffn)
 
         def run(x: Tensor) -> Tensor:
             if x.dim() == 2:
                 return function(x)
-            return function(x.reshape(shape)).view(*x.shape[:-1], self.out_features)
+            return function(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
         return run
 
@@ -240,9 +252,7 @@ class LookupFFN(FeedForward):
         """
         if self.table_scales is not None:
             return
-        table = self.table.float()
-        scales = table.abs().amax(-1).clamp_min_(torch.finfo(torch.float32).tiny * 127) / 127
-        quantized = (table / scales.unsqueeze(-1)).round_().clamp_(-127, 127).to(torch.int8)
+        quantized, scales = ops.quantized(self.table)
         del self.table, self.table_scales
         self.register_buffer("table", quantized)
         self.register_buffer("table_scales", scales)

@@ -6,11 +6,6 @@
 namespace lookupffn {
 namespace {
 
-// z[t][column of copy j] for one vector of columns c of block g: the projection's result, mixed and biased.
-inline vf mixed(const Projection& p, const float* h, const float* x, int64_t column, int64_t bias_column) {
-  return load(h) + p.skip * load(x + column) + load(p.bias + bias_column);
-}
-
 // Hash inputs of a tile, transposed: lanes[subtile of VL tokens][columns].
 void project_tile(const Projection& p, const Hash& hash, const float* x, int tokens, float* buffers, vf* lanes,
                   int64_t lanes_ld) {

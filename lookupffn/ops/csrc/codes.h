@@ -45,6 +45,11 @@ struct Projection {
   const float* bias;  // [columns]
 };
 
+// z[t][column of copy j] for one vector of columns c of block g: the projection's result, mixed and biased.
+inline vf mixed(const Projection& p, const float* h, const float* x, int64_t column, int64_t bias_column) {
+  return load(h) + p.skip * load(x + column) + load(p.bias + bias_column);
+}
+
 // Rows of x, float or bfloat16.
 struct Input {
   const void* data;

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "bh4_amx.h"
+#include "checked_projection.h"
 #include "codes.h"
 #include "memory.h"
 #include "parallel.h"
@@ -17,8 +18,6 @@ namespace lookupffn {
 namespace {
 
 constexpr int64_t LEAST_FOR_DIGITS = 96;  // below, reading the digits of the weights takes longer
-
-bool is_half(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16; }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(x), torch::stable::detail::from(weight),
@@ -36,30 +35,6 @@ void to_bf16(const float* from, int64_t count, uint16_t* to) {
       to[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
     }
   });
-}
-
-// Contiguous, float32 or bfloat16.
-template <class... SIZES>
-void check_floating(const Tensor& t, const char* name, SIZES... sizes) {
-  check(t, name, is_half(t) ? ScalarType::BFloat16 : ScalarType::Float, sizeof...(sizes));
-  check_size(t, name, {sizes...});
-}
-
-// projection: BH4's [r, 4, G, b, b] or dense [columns, depth].
-ProjectionWeights checked_projection(const Tensor& projection, double alpha, int64_t columns, int64_t depth) {
-  const auto power_of_two = [](int64_t n) { return n >= 1 && (n & (n - 1)) == 0; };
-  ProjectionWeights w{projection.data_ptr(), is_half(projection), 0, 0, 0, static_cast<float>(alpha), columns, depth};
-  if (projection.dim() == 2) {
-    check_floating(projection, "projection", columns, depth);
-    return w;
-  }
-  check(projection, "projection", w.bf16 ? ScalarType::BFloat16 : ScalarType::Float, 5);
-  w.copies = projection.size(0), w.blocks = projection.size(2), w.block = projection.size(4);
-  check_size(projection, "projection", {w.copies, 4, w.blocks, w.block, w.block});
-  STD_TORCH_CHECK(power_of_two(w.block) && power_of_two(w.blocks) && w.blocks * w.block >= depth &&
-                      w.copies * w.blocks * w.block >= columns,
-                  "projection does not fit x and table");
-  return w;
 }
 
 // Read a vector at a time, so with room after the last.

@@ -9,10 +9,10 @@ from lookupffn.ops.backend import COMPOSITE, register, select
 from lookupffn.ops.bh4 import next_power_of_two
 from lookupffn.ops.lookup_ffn import cpu, in_steps
 from lookupffn.ops.lookup_ffn.in_steps import hash_inputs
-from lookupffn.ops.lookup_ffn.prepared import PreparedLookup
+from lookupffn.ops.lookup_ffn.prepared import PreparedInt8, PreparedLookup, quantized
 from lookupffn.ops.lookup_ffn.weights import LookupWeights
 
-__all__ = ["LookupWeights", "PreparedLookup", "hash_inputs", "lookup_ffn"]
+__all__ = ["LookupWeights", "PreparedInt8", "PreparedLookup", "hash_inputs", "lookup_ffn", "quantized"]
 
 register("lookup_ffn", "cpu", cpu.lookup_ffn, cpu.declines)
 register("lookup_ffn", COMPOSITE, in_steps.lookup_ffn)

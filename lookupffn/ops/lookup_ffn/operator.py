@@ -12,6 +12,14 @@ torch.library.define("lookupffn::fold_projection", "(Tensor projection, float al
 torch.library.define(
     "lookupffn::multiply_out_projection", "(Tensor projection, float alpha, int columns, int depth) -> Tensor"
 )
+# weights packed for int8 are named by a handle
+torch.library.define(
+    "lookupffn::lookup_int8_new",
+    "(Tensor projection, Tensor projection_bias, Tensor table, Tensor scales, Tensor bias, float alpha, "
+    "int num_probes, int inputs) -> int",
+)
+torch.library.define("lookupffn::lookup_int8_free", "(int handle) -> ()")
+torch.library.define("lookupffn::lookup_int8", "(Tensor x, int handle) -> Tensor")
 
 
 @torch.library.register_fake("lookupffn::lookup_ffn")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -13,6 +16,8 @@ from lookupffn.ops.lookup_ffn.weights import LookupWeights
 from lookupffn.ops.transforms import transformed
 
 _OPERATOR = torch.ops.lookupffn.lookup_ffn.default
+_INT8_OPERATOR = torch.ops.lookupffn.lookup_int8.default
+Otherwise = Callable[[Tensor, LookupWeights], Tensor]
 
 
 class PreparedLookup:
@@ -21,9 +26,7 @@ class PreparedLookup:
     It keeps the tensors it was given: as long as it is used they must not be written to.
     """
 
-    def __init__(
-        self, weights: LookupWeights, inputs: int, otherwise: Callable[[Tensor, LookupWeights], Tensor]
-    ) -> None:
+    def __init__(self, weights: LookupWeights, inputs: int, otherwise: Otherwise) -> None:
         """Prepares what the kernels can use.
 
         Args:
@@ -31,29 +34,71 @@ class PreparedLookup:
             inputs: d.
             otherwise: computes what the kernels do not take.
         """
-        dtype = torch.bfloat16 if weights.table.dtype is torch.bfloat16 else torch.float32
         self.weights = weights
-        self._dtype = dtype
+        self._dtype = torch.bfloat16 if weights.table.dtype is torch.bfloat16 else torch.float32
         self._otherwise = otherwise
         with torch.no_grad():
-            example = torch.zeros(0, inputs, dtype=dtype, device=weights.table.device)
+            example = torch.zeros(0, inputs, dtype=self._dtype, device=weights.table.device)
             served = select("lookup_ffn", example, weights) is cpu.lookup_ffn
             self._arguments = self._prepare(example) if served else None
 
     def _prepare(self, example: Tensor) -> tuple:
         w = self.weights
         if w.projection.dim() == 5:
-            w.prepared = torch.ops.lookupffn.fold_projection(w.projection.detach().contiguous(), w.alpha)
+            w = replace(w, prepared=torch.ops.lookupffn.fold_projection(w.projection.detach().contiguous(), w.alpha))
         return cpu.arguments(example, w)
+
+    def _takes(self, x_Md: Tensor) -> bool:
+        return (
+            self._arguments is not None
+            and x_Md.dtype is self._dtype
+            and x_Md.device.type == "cpu"
+            and not (x_Md.requires_grad and torch.is_grad_enabled())
+            and not transformed()
+        )
 
     def __call__(self, x_Md: Tensor) -> Tensor:
         """[M, d] to [M, o]."""
-        if (
-            self._arguments is None
-            or x_Md.dtype is not self._dtype
-            or x_Md.device.type != "cpu"
-            or (x_Md.requires_grad and torch.is_grad_enabled())
-            or transformed()
-        ):
-            return self._otherwise(x_Md, self.weights)
-        return _OPERATOR(x_Md.contiguous(), *self._arguments)
+        if self._takes(x_Md):
+            return _OPERATOR(x_Md.contiguous(), *self._arguments)
+        return self._otherwise(x_Md, self.weights)
+
+
+class PreparedInt8(PreparedLookup):
+    """The same in int8: rows and their scores, and the projection where that is faster than BH4 in float32.
+
+    Tables are copied. A hash input near zero may come out on the other side of it (docs/performance.md).
+    """
+
+    def _prepare(self, example: Tensor) -> tuple:
+        w = self.weights
+        tensors = (w.projection, w.projection_bias, w.table, w.scales, w.bias)
+        tensors = [
+            t.detach().contiguous() if t.dtype is torch.int8 else t.detach().float().contiguous() for t in tensors
+        ]
+        handle = torch.ops.lookupffn.lookup_int8_new(*tensors, w.alpha, w.num_probes, example.shape[1])
+        weakref.finalize(self, torch.ops.lookupffn.lookup_int8_free, handle)
+        return (handle,)
+
+    def __call__(self, x_Md: Tensor) -> Tensor:
+        """[M, d] to [M, o]."""
+        if self._takes(x_Md):
+            return _INT8_OPERATOR(x_Md.contiguous(), *self._arguments)
+        return self._otherwise(x_Md, self.weights)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a layer packed for int8 cannot be copied or pickled: prepare it again")
+
+
+def quantized(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Tables in int8 with one scale a row: a row is off by at most 1/254 of its largest element.
+
+    Args:
+        table: [T, S, o] floating point.
+
+    Returns:
+        int8 [T, S, o], and float32 scales [T, S].
+    """
+    table = table.float()
+    scales = table.abs().amax(-1).clamp_min_(torch.finfo(torch.float32).tiny * 127) / 127
+    return (table / scales.unsqueeze(-1)).round_().clamp_(-127, 127).to(torch.int8), scales
