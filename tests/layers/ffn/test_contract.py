@@ -174,3 +174,12 @@ def test_compiles(name):
     y = ffn.train()(x.requires_grad_())
     y.square().sum().backward()
     assert x.grad.isfinite().all()
+
+
+@every_ffn
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_not_floating_point_is_refused(name, dtype, training):
+    ffn = build_ffn(name, hidden_size=32).train(training)
+    with pytest.raises((TypeError, ValueError, RuntimeError)), torch.set_grad_enabled(training):
+        ffn(torch.ones(2, 7, 32, dtype=dtype))
