@@ -72,10 +72,8 @@ class PreparedInt8(PreparedLookup):
 
     def _prepare(self, example: Tensor) -> tuple:
         w = self.weights
-        tensors = (w.projection, w.projection_bias, w.table, w.scales, w.bias)
-        tensors = [
-            t.detach().contiguous() if t.dtype is torch.int8 else t.detach().float().contiguous() for t in tensors
-        ]
+        held = (w.projection, w.projection_bias, w.table, w.scales, w.bias)
+        tensors = [t.detach().contiguous() if t.dtype is torch.int8 else t.detach().float().contiguous() for t in held]
         handle = torch.ops.lookupffn.lookup_int8_new(*tensors, w.alpha, w.num_probes, example.shape[1])
         weakref.finalize(self, torch.ops.lookupffn.lookup_int8_free, handle)
         return (handle,)

@@ -1,11 +1,10 @@
-"""A whole layer in int8 against float64: its tables' rounding is the reference's, scores and hash inputs are its own."""
+"""A whole layer in int8 against float64: the rounding of its tables is the reference's, the rest is its own."""
 
 import copy
 
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lookupffn import UserError, build_ffn
 from lookupffn.ops import nearest_codes
