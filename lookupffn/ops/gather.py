@@ -14,6 +14,7 @@ from torch.nn.functional import embedding_bag
 from lookupffn.ops.transforms import first_order, transformed
 
 _INT32_LIMIT = 2**31 - 1
+_EXPORTED_TABLES = 16
 
 
 def _flat_rows(codes_MTN: Tensor, S: int) -> Tensor:
@@ -98,6 +99,20 @@ def _gather_plainly(table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) ->
     return (scores_MTN.unsqueeze(-1) * table_TSd[tables, codes_MTN.long()]).sum((1, 2))
 
 
+def _gather_by_tables(table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) -> Tensor:
+    """In operations that every exporter and engine has; a few tables at a time, for the rows read are all in memory."""
+    parts = zip(
+        *(t.split(_EXPORTED_TABLES, dim) for t, dim in ((table_TSd, 0), (codes_MTN, 1), (scores_MTN, 1))), strict=True
+    )
+    y_Md = None
+    for table, codes, scores in parts:
+        T, S, d = table.shape
+        rows = (codes.long() + S * torch.arange(T, device=codes.device).view(1, T, 1)).flatten(1)
+        part = torch.bmm(scores.flatten(1).unsqueeze(1), table.reshape(T * S, d)[rows]).squeeze(1)
+        y_Md = part if y_Md is None else y_Md + part
+    return y_Md
+
+
 def weighted_gather(table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) -> Tensor:
     """y[m] = sum over k, n of scores[m, k, n] * table[k, codes[m, k, n]].
 
@@ -122,8 +137,11 @@ def weighted_gather(table_TSd: Tensor, codes_MTN: Tensor, scores_MTN: Tensor) ->
     scores_MTN = scores_MTN.to(table_TSd.dtype)
     if transformed():
         return _gather_plainly(table_TSd, codes_MTN, scores_MTN)
+    if torch.compiler.is_exporting():
+        return _gather_by_tables(table_TSd, codes_MTN, scores_MTN)
     S = table_TSd.shape[1]
-    if codes_MTN.numel() and codes_MTN.device.type == "cpu":
+    # in a graph that is being compiled there are no numbers to look at
+    if codes_MTN.device.type == "cpu" and not torch.compiler.is_compiling() and codes_MTN.numel():
         low, high = (int(v) for v in codes_MTN.aminmax())
         if low < 0 or high >= S:
             raise ValueError(f"codes must lie in [0, {S}); found {low} to {high}")

@@ -6,6 +6,7 @@ over memory, and autograd needs nothing but the constant matrices.
 """
 
 from functools import lru_cache
+from math import prod
 
 import torch
 from torch import Tensor
@@ -39,7 +40,9 @@ def hadamard_matrix(n: int, dtype: torch.dtype = torch.float32, device: torch.de
     """
     if n < 1 or n & (n - 1):
         raise ValueError(f"a Hadamard matrix here needs a power of two, not {n}")
-    return _matrix(n, dtype, torch.device(device))
+    # what is made while a graph is traced has no numbers and must not be kept
+    build = _matrix.__wrapped__ if torch.compiler.is_compiling() else _matrix
+    return build(n, dtype, torch.device(device))
 
 
 def hadamard_transform(x: Tensor, dim: int = -1) -> Tensor:
@@ -59,7 +62,7 @@ def hadamard_transform(x: Tensor, dim: int = -1) -> Tensor:
     n = x.shape[dim]
     if n < 1 or n & (n - 1):
         raise ValueError(f"the Hadamard transform needs a power of two, dimension {dim} has {n}")
-    before, after = x.shape[:dim].numel(), x.shape[dim + 1 :].numel()
+    before, after = prod(x.shape[:dim]), prod(x.shape[dim + 1 :])  # Size.numel would fix them when exported
     out, left, right = x.reshape(before, n, after), 1, n
     while right > 1:
         factor = min(right, _LARGEST_FACTOR)

@@ -114,7 +114,8 @@ class ProductKeyMemory(FeedForward):
         """The half-keys of the k largest sums, twice [H, M, k]."""
         k = self.options.top_k
         best, keys = scores_H2Mn.topk(k)
-        i, j = _candidates(k, best.device)
+        # what is made while a graph is traced has no numbers and must not be kept
+        i, j = (_candidates.__wrapped__ if torch.compiler.is_compiling() else _candidates)(k, best.device)
         sums_HMc = best[:, 0].index_select(-1, i) + best[:, 1].index_select(-1, j)
         chosen_HMk = sums_HMc.topk(k, sorted=False).indices
         return keys[:, 0].gather(-1, i[chosen_HMk]), keys[:, 1].gather(-1, j[chosen_HMk])
