@@ -7,8 +7,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from lookupffn.errors import UserError
 from lookupffn.ops.build import BuildError, Sources
@@ -49,6 +52,27 @@ class Buffer:
 
     def __init__(self, address: int, size: int) -> None:
         self.address, self.size = address, size
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a gather is done.
+
+    Attributes:
+        element: bytes a number: 4 float32, 2 bfloat16, 1 int8.
+        table_major: all tokens read a table before the next; else a token reads all its rows before the next token.
+        ahead: rows between a prefetch and its use, 0 for none.
+        level: the cache that prefetching fills.
+        threads: how many.
+        by_columns: they share out the columns; else the tokens.
+    """
+
+    element: int = 4
+    table_major: bool = True
+    ahead: int = 4
+    level: int = 2
+    threads: int = 1
+    by_columns: bool = False
 
 
 class Loops:
@@ -96,6 +120,36 @@ class Loops:
         best = self._best(lambda share: 1 / self._library.chase_seconds(buffer.address, size, 7, share))
         return 1e9 / best
 
+    def page(self, size: int = 64 << 20) -> float:
+        """Microseconds until a new page of 4 KB can be used."""
+        return 1e6 / self._best(lambda share: 1 / self._library.page_seconds(size, 5, share))
+
+    def gather(self, buffer: Buffer, codes: np.ndarray, way: Way, rows: int, columns: int) -> float:
+        """Seconds of adding rows of tables [T, rows, columns] in a buffer.
+
+        Args:
+            buffer: on the pages to measure; its first bytes are the tables.
+            codes: [variants, T, M] int32, taken in turn; C-contiguous.
+            way: how.
+            rows: of a table.
+            columns: a multiple of 64.
+
+        Raises:
+            ValueError: the tables do not fit the buffer.
+        """
+        variants, tables, tokens = codes.shape
+        if tables * rows * columns * way.element > buffer.size:
+            raise ValueError("the buffer is too small for the tables")
+        return 1 / self._best(
+            lambda share: (
+                1
+                / self._library.gather_seconds(
+                    *(buffer.address, codes.ctypes.data, variants, tables, rows, columns, tokens, way.element),
+                    *(way.table_major, way.ahead, way.level, way.threads, way.by_columns, 8, share),
+                )
+            )
+        )
+
     @contextmanager
     def buffer(self, size: int, huge: bool) -> Iterator[Buffer]:
         """Memory for as long as the block runs.
@@ -134,12 +188,22 @@ def loops() -> Loops:
     Raises:
         UserError: there is no compiler, or it failed.
     """
+    return Loops(library())
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled csrc/, compiled at the first call.
+
+    Raises:
+        UserError: there is no compiler, or it failed.
+    """
     try:
-        library = ctypes.CDLL(str(_LIBRARY.path()))
+        loaded = ctypes.CDLL(str(_LIBRARY.path()))
     except (BuildError, OSError) as error:
         raise UserError(f"the loops that measure a machine cannot be compiled: {error}") from None
     integer, size, real, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-    library.arithmetic_kinds.restype = ctypes.c_char_p
+    loaded.arithmetic_kinds.restype = ctypes.c_char_p
     signatures = {
         "set_processors": (None, [pointer, integer]),
         "arithmetic_rate": (real, [integer, integer, integer, pointer]),
@@ -147,10 +211,32 @@ def loops() -> Loops:
         "stream_rate": (real, [pointer, size, integer, integer, integer, pointer]),
         "row_rate": (real, [pointer, size, size, integer, size, integer, integer, pointer]),
         "chase_seconds": (real, [pointer, size, integer, pointer]),
+        "page_seconds": (real, [size, integer, pointer]),
         "buffer_new": (pointer, [size, integer]),
         "buffer_free": (None, [pointer, size]),
+        "gather_seconds": (
+            real,
+            [
+                pointer,
+                pointer,
+                integer,
+                *[size] * 4,
+                integer,
+                integer,
+                size,
+                integer,
+                integer,
+                integer,
+                integer,
+                pointer,
+            ],
+        ),
+        "sampler_start": (None, [integer]),
+        "sampler_stop": (None, []),
+        "sampler_bucket": (None, [integer]),
+        "sampler_take": (size, [pointer, pointer, size]),
     }
     for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
+        function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
-    return Loops(library)
+    return loaded

@@ -19,6 +19,7 @@ from lookupffn.layers import build_ffn
 from lookupffn.profiling import system
 from lookupffn.profiling.loops import LINE, Loops, loops
 from lookupffn.profiling.machine import ACCESSES, PAGES, TYPES, Curve, Level, Machine, Rate
+from lookupffn.profiling.precision import in_precision, input_type
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def measure_machine(name: str | None = None, *, largest: int = LARGEST, progress
                 rows |= _rows(measured, buffer, pages, sizes, bar)
                 fine = [n for power in sizes for n in (power, power * 181 // 128 // LINE * LINE) if n <= largest]
                 latency[pages] = Curve(tuple(fine), _each(fine, bar, lambda size: measured.latency(buffer, size)))
-        calls = call_costs()
+        calls = call_costs() | {"page": measured.page()}
     machine = Machine(
         name=name or system.processor_name(),
         kind="measured",
@@ -199,20 +200,19 @@ def call_costs(repeat: int = 200) -> dict[str, float]:
     """Microseconds of the smallest calls from Python, one thread: nearly all of it is the way to the kernel.
 
     Returns:
-        An operator of torch, a Linear, and the smallest feed-forwards: by name, medians.
+        Medians of an operator of torch, and of the smallest feed-forwards by name (and precision, but for float32).
     """
     x = torch.randn(1, 16)
-    lookup = build_ffn("lookup", hidden_size=16, num_tables=1, table_size=2, num_probes=1).eval()
-    quantized = build_ffn("lookup", hidden_size=16, num_tables=1, table_size=2, num_probes=1).eval()
-    quantized.quantize_tables()
-    gemm = build_ffn("gemm", hidden_size=16, intermediate_size=16).eval()
-    functions = {
-        "operator": lambda: torch.add(x, x),
-        "linear": lambda: gemm.intermediate(x),
-        "gemm": lambda: gemm(x),
-        "lookup": lambda: lookup(x),
-        "lookup_int8": lambda: quantized(x),
-    }
+    functions: dict[str, Callable[[], Any]] = {"operator": lambda: torch.add(x, x)}
+    for precision in TYPES:
+        options = {"num_tables": 1, "table_size": 2, "num_probes": 1}
+        with torch.inference_mode(False):
+            lookup = in_precision(build_ffn("lookup", hidden_size=16, **options).eval(), precision)
+            gemm = in_precision(build_ffn("gemm", hidden_size=16, intermediate_size=16).eval(), precision)
+        own = x.to(input_type(precision))
+        for name, module in (("lookup", lookup), ("gemm", gemm)):
+            key = name if precision == "float32" else f"{name}_{precision}"
+            functions[key] = lambda module=module, own=own: module(own)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -63,14 +63,31 @@ def memory_bytes() -> tuple[int, int]:
     return total, int(match[1]) << 10 if match else total // 2
 
 
+class OtherWork:
+    """What others take of all processors' time while a block runs: ``share``, 0 where the system does not say."""
+
+    share = 0.0
+
+    def __enter__(self) -> OtherWork:
+        self._ticks, self._own = _busy_ticks(), _own_ticks()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ticks, own = _busy_ticks(), _own_ticks() - self._own
+        if self._ticks is not None and ticks is not None and ticks[1] > self._ticks[1]:
+            self.share = max(0.0, (ticks[0] - self._ticks[0] - own) / (ticks[1] - self._ticks[1]))
+
+
 def other_work(seconds: float = 1.0) -> float:
-    """The share of all processors' time that others took while this process slept; 0 where the system does not say."""
-    before = _busy_ticks()
-    time.sleep(seconds)
-    after = _busy_ticks()
-    if before is None or after is None or after[1] == before[1]:
-        return 0.0
-    return (after[0] - before[0]) / (after[1] - before[1])
+    """The share of all processors' time that others take now."""
+    with OtherWork() as work:
+        time.sleep(seconds)
+    return work.share
+
+
+def _own_ticks() -> float:
+    times = os.times()
+    return (times.user + times.system) * os.sysconf("SC_CLK_TCK")
 
 
 def _busy_ticks() -> tuple[int, int] | None:

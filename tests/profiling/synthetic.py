@@ -39,6 +39,6 @@ def machine(**changes: Any) -> Machine:
         "streams": {"one": falling(120, 25), "all": falling(240, 35)},
         "rows": rows,
         "latency_ns": Curve(SIZES, tuple(1 + 100 * (1 - 1 / (1 + (size / (1 << 25)) ** 2)) for size in SIZES)),
-        "call_us": {"operator": 1.5, "linear": 9.0, "gemm": 24.0, "lookup": 40.0, "lookup_int8": 45.0},
+        "call_us": {"operator": 1.5, "linear": 9.0, "gemm": 24.0, "lookup": 40.0, "lookup_int8": 45.0, "page": 0.3},
     }
     return Machine(**{**values, **changes})

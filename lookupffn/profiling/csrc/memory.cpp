@@ -63,6 +63,18 @@ LFFN_EXPORT void* buffer_new(int64_t bytes, int huge) {
   return aligned;
 }
 
+// Seconds for a page of 4 KB that is written for the first time.
+LFFN_EXPORT double page_seconds(int64_t bytes, int rounds, double* cpu_share) {
+  void* data = nullptr;
+  const Result result = timed(1, rounds, [&](int, int) {
+    if (data) munmap(data, bytes);
+    data = buffer_new(bytes, 0);
+  });
+  munmap(data, bytes);
+  *cpu_share = result.cpu_share;
+  return result.seconds / (bytes / 4096);
+}
+
 LFFN_EXPORT void buffer_free(void* data, int64_t bytes) { munmap(data, bytes); }
 
 // Bytes a second of a pass over `bytes`, each thread its own part. operation 0: read, 1: write, 2: copy one half to the

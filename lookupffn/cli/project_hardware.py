@@ -1,0 +1,102 @@
+"""Project a lookup to a machine: prints and draws times over shapes, or writes the times of finished runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lookupffn.errors import UserError
+from lookupffn.profiling.hardware import describe, load_machine, machine_of, names
+from lookupffn.profiling.machine import Machine
+from lookupffn.profiling.project import any_seconds, axes, base_point, project, table
+from lookupffn.profiling.projection_plots import plot_axes, plot_grid, plot_machines
+from lookupffn.profiling.shape import Point
+from lookupffn.report.inference_times import identity
+from lookupffn.report.runs import find_runs
+from lookupffn.storage import to_json, write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+def with_hardware_file(arguments: list[str]) -> list[str]:
+    """The command line with ``hardware=FILE`` as the key it is: Hydra's group of that name knows only names."""
+    found = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        is_file = key == "hardware" and (value.endswith((".yaml", ".yml")) or "/" in value)
+        found.append(f"hardware_file='{value}'" if is_file else argument)
+    return found
+
+
+def project_hardware(cfg: DictConfig) -> None:
+    """One projection.
+
+    Raises:
+        UserError: a machine, model or feed-forward that cannot be, or an output that cannot be written.
+    """
+    config = OmegaConf.to_container(cfg, resolve=True)
+    if config["hardware_file"]:
+        machine = load_machine(Path(config["hardware_file"]))
+    else:
+        machine = machine_of(config["hardware"], "hardware")
+    threads = machine.cores if config["threads"] is None else config["threads"]
+    if config["runs"]:
+        return _write_times(config, machine, threads)
+    point = base_point(config["model"], config["ffn"], config["tokens"], config["precision"], threads)
+    projected = {axis: project(points, machine) for axis, points in axes(point).items()}
+    sys.stdout.write(f"{describe(machine)}\n\n{table(projected, machine)}")
+    if config["output"]:
+        folder = Path(config["output"])
+        try:
+            plot_axes(projected, machine, folder / "axes.png")
+            plot_grid(point, machine, folder / "break-even.png")
+            plot_machines(point, known_machines(), folder / "machines.png")
+        except OSError as error:
+            raise UserError(f"cannot write {folder}: {error.strerror}") from None
+        sys.stdout.write(f"figures: {folder}\n")
+
+
+def known_machines() -> list[Machine]:
+    """All of configs/hardware/: measured and real ones by name, then hypothetical ones."""
+    machines = [load_machine(name) for name in names()]
+    return sorted(machines, key=lambda machine: ("measured datasheet hypothetical".index(machine.kind), machine.name))
+
+
+def _write_times(config: Mapping[str, Any], machine: Machine, threads: int) -> None:
+    """The form of latency.json, for scripts/compare_runs.py --projected."""
+    if not config["output"]:
+        raise UserError("runs= writes a file: name it by output=FILE.json")
+    found = find_runs([Path(run) for run in _listed(config["runs"])])
+    for left in found.left_out:
+        logger.warning("%s is left out: %s", left.path, left.why)
+    tokens, precision = config["tokens"], config["precision"]
+    variants: dict[str, dict[str, Any]] = {}
+    for run in found.runs:
+        what = identity(run)
+        point = Point(what["hidden_size"], 1, 2, 1, 0, tokens, precision, threads)
+        seconds = any_seconds(run.ffn, what["ffn_options"], point, machine)
+        gemm = any_seconds("gemm", {"intermediate_size": what["intermediate_size"]}, point, machine)
+        layers = what["num_hidden_layers"]
+        variants[to_json(what)] = what | {"us_per_token": layers * 1e6 * seconds / tokens, "ratio": gemm / seconds}
+    content = {
+        "device_name": machine.name,
+        "threads": threads,
+        "tokens": tokens,
+        "precision": precision,
+        "projected": True,
+        "variants": list(variants.values()),
+    }
+    try:
+        write_atomically(Path(config["output"]), to_json(content, indent=2))
+    except OSError as error:
+        raise UserError(f"cannot write {config['output']}: {error.strerror}") from None
+    sys.stdout.write(f"{len(variants)} feed-forwards projected to {machine.name}: {config['output']}\n")
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,75 @@
+"""What share of a machine's peaks the kernels, and torch's products, attain: attained.yaml, found by ``fit``.
+
+The shares belong to the kernels, not to a machine: they are fitted once, on measured points, and used for all machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lookupffn.profiling.machine import rounded
+
+PATH = Path(__file__).with_name("attained.yaml")
+
+# name: (where the search starts, what it is)
+MEANING: dict[str, tuple[float, str]] = {
+    "call": (1.0, "times the machine's smallest call of a lookup"),
+    "start_us": (3.0, "microseconds a parallel region of a lookup, with several threads"),
+    "projection": (0.8, "share of the float32 peak in BH4's block products"),
+    "projection_edge": (4.0, "a block's products cost as if it were this much longer"),
+    "weights": (0.5, "share of the streaming rate at which BH4's weights are read"),
+    "transform": (0.5, "share of the streaming rate in the transforms across blocks"),
+    "hash": (0.15, "share of the float32 peak in codes and scores"),
+    "hash_few": (0.1, "the same for fewer than 16 tokens, which one thread hashes"),
+    "sliced": (0.7, "share of the rate of random rows, in slices that fit the second-level cache"),
+    "direct": (0.7, "share of the rate of random rows, read whole"),
+    "direct_memory": (0.5, "the same where the rows in use are more than the last cache holds"),
+    "read_cycles": (20.0, "cycles a row that is read whole, whatever its length"),
+    "adds": (0.3, "share of the float32 peak in adding whole rows"),
+    "adds_bfloat16": (0.25, "the same for bfloat16 rows, which are widened"),
+    "adds_int8": (0.2, "the same for int8 rows"),
+    "packing": (0.6, "share of the streaming rate in copying tables into slices"),
+    "packing_widen": (0.1, "share of the float32 peak in widening bfloat16 and int8 as they are packed"),
+    "gemm_call": (1.0, "times the machine's smallest call of GEMM in the precision"),
+    "gemm_start_us_float32": (3.0, "microseconds a parallel region of GEMM, with several threads"),
+    "gemm_start_us_bfloat16": (5.0, "the same for bfloat16"),
+    "gemm_start_us_int8": (5.0, "the same for int8"),
+    "product_float32": (0.85, "share of the float32 peak in torch's product"),
+    "product_bfloat16": (0.5, "the same for bfloat16"),
+    "product_int8": (0.4, "the same for int8"),
+    "product_weights_float32": (0.8, "share of the streaming rate at which GEMM's weights are read"),
+    "product_weights_bfloat16": (0.4, "the same for bfloat16"),
+    "product_weights_int8": (0.5, "the same for int8"),
+    "elements_float32": (0.2, "share of the float32 peak in reading inputs and writing outputs, an operation each"),
+    "elements_bfloat16": (0.2, "the same for bfloat16"),
+    "elements_int8": (0.1, "the same for int8, where they are rounded and scaled"),
+    "fresh_float32": (1.0, "times the machine's time to clear the pages of a result that is larger than 32 MB"),
+    "fresh_bfloat16": (1.0, "the same for bfloat16"),
+    "fresh_int8": (2.0, "the same for int8"),
+    "activation_float32": (0.2, "share of the float32 peak in GELU, 8 operations an element"),
+    "activation_bfloat16": (0.2, "the same for bfloat16"),
+    "activation_int8": (0.2, "the same beside int8 products, in float32"),
+}
+
+
+@cache
+def attained() -> Mapping[str, float]:
+    """The shares that were found on measured machines."""
+    if not PATH.is_file():
+        return {name: start for name, (start, _) in MEANING.items()}
+    return yaml.safe_load(PATH.read_text(encoding="utf-8"))["shares"]
+
+
+def save(shares: Mapping[str, float], about: Mapping[str, Any]) -> None:
+    """Writes attained.yaml: the shares, each with its meaning, and where they were found."""
+    lines = ["# Written by scripts/check_hardware.py fit; the kernels' shares of a machine's peaks.", "about:"]
+    lines += [f"  {key}: {value}" for key, value in about.items()]
+    lines.append("shares:")
+    lines += [f"  {name}: {rounded(shares[name])} # {meaning}" for name, (_, meaning) in MEANING.items()]
+    PATH.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    attained.cache_clear()

@@ -1,0 +1,172 @@
+"""What each way to do a lookup is worth on this machine, measured side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from lookupffn.layers import build_ffn
+from lookupffn.profiling.clock import by_turns
+from lookupffn.profiling.loops import Buffer, Loops, Way, loops
+
+TABLES, ROWS, COLUMNS = 128, 256, 512
+_VARIANTS = 4
+_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way of a question.
+
+    Attributes:
+        question: what is asked.
+        way: the answer measured.
+        us_a_token: microseconds.
+        gbs: 1e9 bytes of rows a second; None where other work is in the time.
+    """
+
+    question: str
+    way: str
+    us_a_token: float
+    gbs: float | None = None
+
+
+class _Gathers:
+    """Gathers of one layer at d 512, T 128, S 256: tables of 64 MB in float32."""
+
+    def __init__(self, measured: Loops, huge: Buffer, small: Buffer) -> None:
+        self.measured, self.huge, self.small = measured, huge, small
+        self.random = np.random.default_rng(1)
+        self.best = Way(threads=measured.cores)
+
+    def codes(self, tokens: int, tables: int, rows: int) -> np.ndarray:
+        """New codes for each of a few rounds, even over the rows."""
+        return self.random.integers(0, rows, (_VARIANTS, tables, tokens), dtype=np.int32)
+
+    def result(
+        self, question: str, name: str, way: Way, tokens: int = _TOKENS, *, small: bool = False, rows: int = ROWS
+    ) -> Result:
+        """One measurement."""
+        buffer = self.small if small else self.huge
+        seconds = self.measured.gather(buffer, self.codes(tokens, TABLES, rows), way, rows, COLUMNS)
+        read = tokens * TABLES * COLUMNS * way.element
+        return Result(question, name, 1e6 * seconds / tokens, read / seconds / 1e9)
+
+
+def measure_strategies(progress: Callable[[], object] = int) -> list[Result]:
+    """All questions, in about a minute.
+
+    Args:
+        progress: called after each.
+
+    Raises:
+        UserError: no compiler or too little memory.
+    """
+    measured = loops()
+    size = TABLES * ROWS * COLUMNS * 4
+    results: list[Result] = []
+    with measured.buffer(4 * size, True) as huge, measured.buffer(size, False) as small:
+        gathers = _Gathers(measured, huge, small)
+        for question in (_orders, _prefetching, _pages, _types, _sharing_out, _batches, _layers):
+            results += question(gathers)
+            progress()
+    results += _slices()
+    progress()
+    return results
+
+
+def _orders(g: _Gathers) -> list[Result]:
+    return [
+        g.result(f"order, {tokens} tokens", name, replace(g.best, table_major=major), tokens)
+        for tokens in (16, 256, 2048)
+        for name, major in (("table by table", True), ("token by token", False))
+    ]
+
+
+def _prefetching(g: _Gathers) -> list[Result]:
+    found = [g.result("prefetching", "none", replace(g.best, ahead=0))]
+    for level in (1, 2):
+        for ahead in (1, 2, 4, 8, 16):
+            found.append(
+                g.result("prefetching", f"{ahead} rows ahead, L{level}", replace(g.best, ahead=ahead, level=level))
+            )
+    return found
+
+
+def _pages(g: _Gathers) -> list[Result]:
+    return [g.result("pages", name, g.best, small=name == "small") for name in ("huge", "small")]
+
+
+def _types(g: _Gathers) -> list[Result]:
+    sizes = {"float32": 4, "bfloat16": 2, "int8": 1}
+    return [
+        g.result(f"type of tables, {tokens} tokens", name, replace(g.best, element=element), tokens)
+        for tokens in (16, 2048)
+        for name, element in sizes.items()
+    ]
+
+
+def _sharing_out(g: _Gathers) -> list[Result]:
+    found = []
+    for tokens in (2, 256):
+        question = f"threads, {tokens} tokens"
+        found.append(g.result(question, "one", replace(g.best, threads=1), tokens))
+        if g.measured.cores > 1:
+            found.append(g.result(question, "by tokens", g.best, tokens))
+            found.append(g.result(question, "by columns", replace(g.best, by_columns=True), tokens))
+    return found
+
+
+def _batches(g: _Gathers) -> list[Result]:
+    one = replace(g.best, threads=1)
+    return [g.result("batch, one thread", f"{tokens} tokens", one, tokens) for tokens in (1, 8, 64, 512, 4096)]
+
+
+def _layers(g: _Gathers) -> list[Result]:
+    """Four layers with tables of their own (64 MB in all at S 64), or with the same ones (16 MB)."""
+    rows, layers = 64, 4
+    apart = g.measured.gather(g.huge, g.codes(_TOKENS, layers * TABLES, rows), g.best, rows, COLUMNS)
+    shared = layers * g.measured.gather(g.huge, g.codes(_TOKENS, TABLES, rows), g.best, rows, COLUMNS)
+    read = layers * _TOKENS * TABLES * COLUMNS * 4
+    question = "tables of 4 layers, S 64"
+    return [
+        Result(question, name, 1e6 * seconds / _TOKENS, read / seconds / 1e9)
+        for name, seconds in (("each its own", apart), ("one set shared", shared))
+    ]
+
+
+def _slices() -> list[Result]:
+    """The kernels themselves: whole rows for few tokens, columns of tables in slices for many."""
+    ffn = build_ffn(
+        "lookup", hidden_size=COLUMNS, num_tables=TABLES, table_size=ROWS, num_probes=1, block_size=32
+    ).eval()
+    x = torch.randn(2048, COLUMNS)
+
+    def calls(tokens: int) -> Callable[[], None]:
+        def run() -> None:
+            for part in x.split(tokens):
+                ffn(part)
+
+        return run
+
+    ways = {"whole rows (16 calls of 128)": calls(128), "slices (1 call of 2,048)": calls(2048)}
+    with torch.inference_mode():
+        for run in ways.values():
+            run()
+            run()
+        seconds = by_turns(ways, seconds=3)
+    return [Result("the kernels, 2,048 tokens", name, 1e6 * value / 2048) for name, value in seconds.items()]
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """A table with, for each question, each way's time and how it compares with the first."""
+    lines = ["| question | way | us a token | GB/s | times the first's speed |", "| --- | --- | ---: | ---: | ---: |"]
+    first: dict[str, float] = {}
+    for one in results:
+        base = first.setdefault(one.question, one.us_a_token)
+        gbs = "" if one.gbs is None else f"{one.gbs:.3g}"
+        lines.append(f"| {one.question} | {one.way} | {one.us_a_token:.3g} | {gbs} | {base / one.us_a_token:.2f} |")
+    return "\n".join(lines) + "\n"
