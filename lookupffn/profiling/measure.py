@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -212,7 +213,7 @@ def call_costs(repeat: int = 200) -> dict[str, float]:
         own = x.to(input_type(precision))
         for name, module in (("lookup", lookup), ("gemm", gemm)):
             key = name if precision == "float32" else f"{name}_{precision}"
-            functions[key] = lambda module=module, own=own: module(own)
+            functions[key] = partial(module, own)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -146,7 +146,7 @@ def measure_whole(point: Point, *, seconds: float = 1.0) -> Measured:
 
 def _undisturbed(point: Point, seconds: float, parts: bool) -> tuple[Measured, Counter[int]]:
     """The attempt that other work disturbed least, as soon as one is hardly disturbed."""
-    tried = []
+    tried: list[Any] = []
     while len(tried) < _ATTEMPTS:
         with system.OtherWork() as work:
             found = _measure(point, seconds, parts)
@@ -266,8 +266,8 @@ def read_points(path: Path) -> list[Measured]:
                     for part in (*sampling.PARTS, *GEMM_PARTS)
                     if row.get(f"{part}_us")
                 }
-                seconds = (1e-6 * float(row[f"{name}_us"]) for name in ("lookup", "gemm"))
-                found.append(Measured(point, float(row["entropy"]), *seconds, parts))
+                lookup, gemm = (1e-6 * float(row[f"{name}_us"]) for name in ("lookup", "gemm"))
+                found.append(Measured(point, float(row["entropy"]), lookup, gemm, parts))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (KeyError, TypeError, ValueError) as error:

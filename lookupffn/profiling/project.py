@@ -57,7 +57,7 @@ def base_point(model: Mapping[str, Any], ffn: Mapping[str, Any], tokens: int, pr
     if min(tokens, threads) < 1:
         raise UserError("tokens and threads must be at least 1")
     d = model["hidden_size"]
-    resolved = resolve_options(name, d, options)
+    resolved: Any = resolve_options(name, d, options)
     return point_of(resolved, d, tokens, precision, threads)
 
 
@@ -160,7 +160,7 @@ def any_seconds(ffn: str, options: Mapping[str, Any], point: Point, machine: Mac
     Raises:
         UserError: options that cannot be.
     """
-    resolved = resolve_options(ffn, point.d, dict(options))
+    resolved: Any = resolve_options(ffn, point.d, dict(options))
     if ffn == "lookup":
         own = point_of(resolved, point.d, point.tokens, point.precision, point.threads)
         return predict(own, machine).lookup_seconds
