@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lookupffn.config.race import without_race
 from lookupffn.errors import UserError
 from lookupffn.profiling.hardware import describe, load_machine, machine_of, names
 from lookupffn.profiling.machine import Machine
@@ -39,7 +40,7 @@ def project_hardware(cfg: DictConfig) -> None:
     Raises:
         UserError: a machine, model or feed-forward that cannot be, or an output that cannot be written.
     """
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config = OmegaConf.to_container(without_race(cfg), resolve=True)
     if config["hardware_file"]:
         machine = load_machine(Path(config["hardware_file"]))
     else:

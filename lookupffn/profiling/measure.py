@@ -56,8 +56,7 @@ def measure_machine(name: str | None = None, *, largest: int = LARGEST, progress
     with tqdm(total=_steps(measured, sizes), desc="measuring", disable=not progress, file=sys.stderr) as bar:
         arithmetic, instructions = _arithmetic(measured, bar.update)
         clock = measured.clock(measured.cores)
-        rows: dict[Any, Any] = {}
-        streams, latency = {}, {}
+        rows, streams, latency = dict[Any, Any](), {}, {}
         for pages in PAGES:
             with measured.buffer(largest, pages == "huge") as buffer:
                 bar.set_postfix_str(f"{pages} pages")
