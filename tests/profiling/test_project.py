@@ -5,6 +5,7 @@ import pytest
 
 from lookupffn import UserError
 from lookupffn.cli.project_hardware import project_hardware, with_hardware_file
+from lookupffn.config.race import without_race
 from lookupffn.layers import build_ffn
 from lookupffn.profiling import advise, load_machine
 from lookupffn.profiling.advise import flops_of
@@ -97,7 +98,7 @@ def test_other_feed_forwards_by_their_cost():
 
 
 def test_a_point_out_of_configs():
-    config = composed("model=small")
+    config = without_race(composed("model=small"))
     point = base_point(config.model, dict(config.ffn), 64, "int8", 2)
     assert (point.d, point.tables, point.probes, point.block, point.tokens) == (512, 128, 3, 16, 64)
 
