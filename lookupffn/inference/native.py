@@ -5,7 +5,6 @@ Dimensions: B sequences, L tokens a sequence, d hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import copy
 import os
 import weakref
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lookupffn import ops
 from lookupffn.errors import UserError, unknown_name
 from lookupffn.layers.ffn.gemm import GemmFFN
 from lookupffn.layers.ffn.lookup import LookupFFN
@@ -27,6 +25,7 @@ from lookupffn.ops.lookup.cpu import declines_options
 LIBRARY = NativeLibrary(Sources("lookupffn-encoder", Path(__file__).parent / "csrc", (CSRC,)), (KERNELS,))
 # Int8Level in csrc/int8_product.h
 LEVELS = ("plain", "avx2", "vnni256", "vnni512", "amx")
+_MOST_ROWS = 1 << 25  # of all tables of a layer
 _ACTIVATIONS = {"gelu": 0, "relu": 1}
 _NORM = "Tensor gain, Tensor bias, float eps"
 for _name, _schema in {
@@ -38,8 +37,8 @@ for _name, _schema in {
     "Tensor output_bias) -> ()",
     "encoder_gemm": f"(int handle, int layer, {_NORM}, Tensor up, Tensor up_bias, Tensor down, Tensor down_bias, "
     "int activation) -> ()",
-    "encoder_lookup": f"(int handle, int layer, {_NORM}, Tensor projection, Tensor projection_bias, Tensor table, "
-    "Tensor? scales, Tensor ffn_bias, float alpha, int num_probes, Tensor? folded) -> ()",
+    "encoder_lookup": f"(int handle, int layer, {_NORM}, Tensor matrix, Tensor matrix_bias, Tensor table, "
+    "Tensor scales, Tensor ffn_bias, int num_probes) -> ()",
     "encoder_norm": f"(int handle, {_NORM}) -> ()",
     "encoder_head": f"(int handle, Tensor dense, Tensor dense_bias, {_NORM}, Tensor decoder, "
     "Tensor decoder_bias) -> ()",
@@ -91,6 +90,8 @@ def declines(model: LookupRobertaModel) -> str | None:
             o = ffn.options
             if reason := declines_options(o.table_size, o.num_probes, o.normaliser):
                 return reason
+            if o.num_tables * o.table_size >= _MOST_ROWS:
+                return f"{o.num_tables} tables of {o.table_size} rows are too many for its 32-bit offsets"
         elif not isinstance(ffn, NoneFFN):
             return f"ffn={ffn.name} has no int8 form"
     return LIBRARY.unavailable_reason()
@@ -197,16 +198,19 @@ class NativeEncoder:
         raise UserError("an optimised model cannot be pickled: save_pretrained, load, and optimise again")
 
 
-def _lookup_arguments(ffn: LookupFFN) -> tuple:
-    """What the operator lookup_ffn takes after x, with int8 tables."""
+@torch.no_grad()
+def _lookup_arguments(ffn: LookupFFN) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+    """The projection as one matrix [T * tau, d] and its bias, int8 tables and their scales, output bias, probes."""
+    offset = ffn.projection_bias.detach().float()
+    unit = torch.eye(ffn.in_features, dtype=ffn.projection.dtype)
+    matrix = (ffn.hash_inputs(unit).flatten(1).float() - offset).t().contiguous()
     if ffn.table_scales is None:
-        ffn = copy.deepcopy(ffn)
-        ffn.quantize_tables()
-    o = ffn.options
-    projection = ffn.projection.detach().float().contiguous()
-    folded = _ops.fold_projection(projection, o.alpha) if o.projection == "bh4" else None
-    projection_bias, scales, bias = _floats(ffn.projection_bias, ffn.table_scales, ffn.bias)
-    return projection, projection_bias, ffn.table.contiguous(), scales, bias, o.alpha, o.num_probes, folded
+        rows = ffn.table.float()
+        scales = rows.abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny * 127) / 127
+        table = (rows / scales.unsqueeze(-1)).round_().to(torch.int8)
+    else:
+        table, scales = ffn.table, ffn.table_scales.float()
+    return matrix, offset, table.contiguous(), scales.contiguous(), *_floats(ffn.bias), ffn.options.num_probes
 
 
-__all__ = ["LEVELS", "LIBRARY", "Declined", "NativeEncoder", "declines", "ops", "served_levels"]
+__all__ = ["LEVELS", "LIBRARY", "Declined", "NativeEncoder", "declines", "served_levels"]

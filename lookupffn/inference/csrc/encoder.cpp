@@ -65,13 +65,11 @@ class Run {
   void run(float* out) {
     static thread_local Scratch memory;
     const int64_t d = d_, elements = rows_ * d;
-    const bool functions = std::any_of(e_.layers.begin(), e_.layers.end(), [](auto& l) { return bool(l.function); });
-    h_ = memory.get<float>((functions ? 7 : 5) * elements);
+    h_ = memory.get<float>(5 * elements);
     context_ = h_ + elements;
     qkv_ = context_ + elements;
-    x_ = qkv_ + 3 * elements;
-    y_ = x_ + elements;
     out_ = out;
+    make_room_for_reads();
     if (rows_ < t_.batch * t_.length) std::fill(out, out + t_.batch * t_.length * d, 0.f);
     if (rows_ <= FEW_A_THREAD * num_threads()) return run_few<D>();
     run_blocks<D>();
@@ -112,7 +110,7 @@ class Run {
     for (size_t i = 0; i < e_.layers.size(); i++) {
       const EncoderLayer& layer = e_.layers[i];
       attention<D>();
-      if (!layer.function) {
+      if (!layer.lookup.tables) {
         blocks([&](int64_t begin, int64_t end) {
           project_output(layer, begin, end);
           if (layer.up.columns) gemm(layer, begin, end);
@@ -122,13 +120,10 @@ class Run {
       }
       blocks([&](int64_t begin, int64_t end) {
         project_output(layer, begin, end);
-        for (int64_t r = begin; r < end; r++) layer.ffn_norm.apply(h_ + r * d_, x_ + r * d_);
+        hash(layer, begin, end);
       });
-      layer.function(x_, rows_, y_);
-      blocks([&](int64_t begin, int64_t end) {
-        for (int64_t c = begin * d_; c < end * d_; c += VL) add_to(h_ + c, load(y_ + c));
-        project_qkv<D>(i + 1, begin, end);
-      });
+      look_up(layer.lookup);
+      blocks([&](int64_t begin, int64_t end) { project_qkv<D>(i + 1, begin, end); });
     }
   }
 
@@ -146,10 +141,14 @@ class Run {
       attention<D>();
       for (int64_t r = 0; r < rows_; r++) quantize(layer.output, context_ + r * d_, r, a);
       columns(layer.output, a, [&](int64_t r, int64_t c, vf y) { add_inside(r, c, y); });
-      if (layer.function) {
-        for (int64_t r = 0; r < rows_; r++) layer.ffn_norm.apply(h_ + r * d_, x_ + r * d_);
-        layer.function(x_, rows_, y_);
-        for (int64_t c = 0; c < rows_ * d_; c += VL) add_to(h_ + c, load(y_ + c));
+      if (layer.lookup.tables) {
+        const Int8Matrix& projection = layer.lookup.projection;
+        normalize(layer.ffn_norm, projection, 0, rows_, a);
+        const int64_t width = projection.panels * PANEL;
+        float* z = wide_memory.get<float>(rows_ * width);
+        columns(projection, a, [&](int64_t r, int64_t c, vf y) { store(z + r * width + c, y); });
+        parallel_dynamic(rows_, [&](int64_t r) { put_reads(layer.lookup, z + r * width, r, reads_); });
+        look_up(layer.lookup);
       } else if (layer.up.columns) {
         normalize(layer.ffn_norm, layer.up, 0, rows_, a);
         const int64_t width = layer.up.panels * PANEL;
@@ -254,6 +253,38 @@ class Run {
                  [&](int64_t r, int64_t c, vf y) { add_inside(begin + r, c, y); });
   }
 
+  void make_room_for_reads() {
+    static thread_local Scratch memory;
+    int64_t reads = 0;
+    for (const EncoderLayer& layer : e_.layers) reads = std::max(reads, layer.lookup.reads());
+    reads_.offsets = memory.get<uint32_t>(rows_ * (reads + reads / 4 + 2) + 64);
+    reads_.factors = reinterpret_cast<float*>(reads_.offsets + rows_ * reads);
+    reads_.starts = reinterpret_cast<int32_t*>(reads_.factors + rows_);
+    reads_.weights = reinterpret_cast<int8_t*>(reads_.starts + rows_);
+  }
+
+  void hash(const EncoderLayer& layer, int64_t begin, int64_t end) const {
+    static thread_local Scratch memory, z_memory;
+    const Int8Lookup& lookup = layer.lookup;
+    const int64_t width = lookup.projection.panels * PANEL;
+    const QuantizedRows a(memory, end - begin, lookup.projection.padded_depth);
+    float* z = z_memory.get<float>((end - begin) * width);
+    normalize(layer.ffn_norm, lookup.projection, begin, end, a);
+    int8_product(*e_.kernel, lookup.projection, a.data, a.scales, end - begin, 0, lookup.projection.panels,
+                 [&](int64_t r, int64_t c, vf y) { store(z + r * width + c, y); });
+    for (int64_t r = begin; r < end; r++) put_reads(lookup, z + (r - begin) * width, r, reads_);
+  }
+
+  // A thread takes a chunk of columns, so that its slice of the tables stays in its cache.
+  void look_up(const Int8Lookup& lookup) const {
+    const int64_t chunks = lookup.chunks(), threads = num_threads();
+    const int64_t parts = std::clamp<int64_t>((threads + chunks - 1) / chunks, 1, std::max<int64_t>(1, rows_ / 64));
+    parallel_dynamic(chunks * parts, [&](int64_t task) {
+      const int64_t part = task % parts;
+      add_chunk(lookup, reads_, task / parts, rows_ * part / parts, rows_ * (part + 1) / parts, e_.plain_reads, h_);
+    });
+  }
+
   void finish(int64_t begin, int64_t end) const {
     for (int64_t r = begin; r < end; r++) e_.norm.apply(h_ + r * d_, out_ + source_[r] * d_);
   }
@@ -264,7 +295,8 @@ class Run {
   int64_t rows_ = 0;
   std::vector<int64_t> source_, positions_;  // of each kept token among all; of each token
   std::vector<Sequence> sequences_;
-  float *h_ = nullptr, *context_ = nullptr, *qkv_ = nullptr, *x_ = nullptr, *y_ = nullptr, *out_ = nullptr;
+  float *h_ = nullptr, *context_ = nullptr, *qkv_ = nullptr, *out_ = nullptr;
+  Int8Reads reads_{};
 };
 
 }  // namespace
@@ -316,7 +348,7 @@ void Encoder::language_head(const float* x, int64_t rows, float* logits) const {
 
 int64_t Encoder::bytes() const {
   int64_t total = head.dense.bytes() + head.decoder.bytes();
-  for (const EncoderLayer& l : layers) total += l.qkv.bytes() + l.output.bytes() + l.up.bytes() + l.down.bytes();
+  for (const EncoderLayer& l : layers) total += l.qkv.bytes() + l.output.bytes() + l.up.bytes() + l.down.bytes() + l.lookup.bytes();
   return total;
 }
 

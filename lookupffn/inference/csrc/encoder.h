@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
+#include "int8_lookup.h"
 #include "int8_product.h"
 
 namespace lookupffn {
@@ -17,17 +17,14 @@ struct Norm {
 
 enum class Activation { gelu, relu };
 
-// y [tokens][hidden] = feed-forward of x [tokens][hidden]; runs on all threads.
-using FeedForward = std::function<void(const float* x, int64_t tokens, float* y)>;
-
 struct EncoderLayer {
   Norm attention_norm, ffn_norm;
   Int8Matrix qkv;  // columns by head: its query (scaled), key, value
   Int8Matrix output;
-  // the feed-forward: two products, or a function, or nothing at all
+  // the feed-forward: two products, or a lookup, or nothing at all
   Int8Matrix up, down;
   Activation activation = Activation::gelu;
-  FeedForward function;
+  Int8Lookup lookup;
 };
 
 struct Embeddings {
@@ -54,6 +51,7 @@ struct Tokens {
 struct Encoder {
   int64_t hidden = 0, heads = 0;
   const Int8Kernel* kernel = nullptr;
+  bool plain_reads = false;  // table rows are summed without VNNI
   bool exact_attention = false;
   Embeddings embeddings;
   std::vector<EncoderLayer> layers;

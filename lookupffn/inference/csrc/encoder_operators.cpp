@@ -74,6 +74,7 @@ int64_t encoder_new(int64_t hidden, int64_t heads, int64_t layers, int64_t level
   e.heads = heads;
   e.exact_attention = exact_attention;
   e.kernel = level < 0 ? best_int8_kernel() : int8_kernel(static_cast<Int8Level>(level));
+  e.plain_reads = level >= 0 && level < static_cast<int64_t>(Int8Level::vnni512);
   e.layers.resize(layers);
   const std::lock_guard<std::mutex> guard(registry().lock);
   const int64_t handle = registry().next++;
@@ -130,25 +131,21 @@ void encoder_gemm(int64_t handle, int64_t layer, Tensor gain, Tensor bias, doubl
   l.activation = static_cast<Activation>(activation);
 }
 
-// Arguments from projection on are those of lookup_ffn.
-void encoder_lookup(int64_t handle, int64_t layer, Tensor gain, Tensor bias, double eps, Tensor projection,
-                    Tensor projection_bias, Tensor table, std::optional<Tensor> scales, Tensor ffn_bias, double alpha,
-                    int64_t num_probes, std::optional<Tensor> folded) {
+// matrix [tables * bits, hidden]: the projection multiplied out; table [tables, rows, hidden] with a scale a row.
+void encoder_lookup(int64_t handle, int64_t layer, Tensor gain, Tensor bias, double eps, Tensor matrix,
+                    Tensor matrix_bias, Tensor table, Tensor scales, Tensor ffn_bias, int64_t num_probes) {
   const auto held = find(handle);
   const int64_t d = held->encoder.hidden;
   EncoderLayer& l = layer_of(*held, layer);
+  check(table, "table", ScalarType::Char, 3);
+  const int64_t tables = table.size(0), rows = table.size(1);
+  check_size(table, "table", {tables, rows, d});
+  const int64_t bits = checked_bits(rows, num_probes);
+  STD_TORCH_CHECK(rounded_up(tables, TABLE_GROUP) * rows < (int64_t{1} << 26), "tables have too many rows for int8");
   l.ffn_norm = norm_of(gain, bias, d, eps);
-  const Tensor like = table;
-  l.function = [=](const float* x, int64_t tokens, float* y) {
-    using torch::stable::detail::from;
-    const int64_t sizes[] = {tokens, d}, strides[] = {d, 1};
-    Tensor in = torch::stable::from_blob(const_cast<float*>(x), {sizes, 2}, {strides, 2}, like.device(), ScalarType::Float);
-    std::array<StableIValue, 9> stack{from(in), from(projection), from(projection_bias), from(table), from(scales),
-                                      from(ffn_bias), from(alpha), from(num_probes), from(folded)};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("lookupffn::lookup_ffn", "", stack.data(), TORCH_ABI_VERSION));
-    const Tensor out = torch::stable::detail::to<Tensor>(stack[0]);
-    std::memcpy(y, out.data_ptr(), tokens * d * sizeof(float));
-  };
+  l.lookup = pack_lookup(floats(matrix, "matrix", {tables * bits, d}), floats(matrix_bias, "matrix_bias", {tables * bits}),
+                         data<int8_t>(table), floats(scales, "scales", {tables, rows}), floats(ffn_bias, "ffn_bias", {d}),
+                         d, d, tables, rows, static_cast<int>(num_probes));
 }
 
 void encoder_norm(int64_t handle, Tensor gain, Tensor bias, double eps) {
