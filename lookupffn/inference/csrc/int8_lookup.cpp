@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t CHUNK_BYTES = 64;
 constexpr int64_t SLICE_BYTES = 512 << 10;  // of a chunk's rows that are read over and over: half a second-level cache
+constexpr int64_t BLOCK_TOKENS = 1024;      // whose sums stay in the rest of it
 
 // Where in a row's 64 bytes column c lies, so that after four rows are interleaved the sums come out in order.
 inline int64_t place(int64_t c) { return c % 16 / 4 * 16 + c / 16 * 4 + c % 4; }
@@ -70,7 +71,7 @@ void add_chunk_by(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, in
     const bool last = first + groups >= l.groups();
     for (int64_t m = 0; m < tokens; m++) {
       const int64_t token = begin + m;
-      if (few && m + 1 < tokens) {
+      if (m + 1 < tokens) {  // the next token's rows, into the second-level cache
         const uint32_t* next = reads.offsets + (token + 1) * count + at;
         for (int64_t r = 0; r < here; r++) __builtin_prefetch(from + next[r], 0, 2);
       }
@@ -136,10 +137,16 @@ void put_reads(const Int8Lookup& l, const float* z, int64_t token, const Int8Rea
 
 void add_chunk(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, int64_t begin, int64_t end,
                [[maybe_unused]] bool plain, float* y) {
+  for (int64_t m = begin; m < end; m += BLOCK_TOKENS) {
+    const int64_t last = std::min(end, m + BLOCK_TOKENS);
 #if defined(LFFN_FAST_READS)
-  if (!plain) return add_chunk_by(l, reads, chunk, begin, end, sum_reads, y);
+    if (!plain) {
+      add_chunk_by(l, reads, chunk, m, last, sum_reads, y);
+      continue;
+    }
 #endif
-  add_chunk_by(l, reads, chunk, begin, end, sum_reads_plain, y);
+    add_chunk_by(l, reads, chunk, m, last, sum_reads_plain, y);
+  }
 }
 
 Int8Lookup pack_lookup(const float* matrix, const float* matrix_bias, const int8_t* table, const float* scales,
