@@ -92,7 +92,9 @@ def export(
             out, expected = out[kept], expected[kept]
         error = float(np.linalg.norm(out - expected) / max(np.linalg.norm(expected), 1e-30))
         if not error <= TOLERANCE[precision]:
-            raise UserError(f"{format} computes something else than the model (relative error {error:.3g}): not written")
+            raise UserError(
+                f"{format} computes something else than the model (relative error {error:.3g}): not written"
+            )
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
@@ -127,9 +129,7 @@ def _write_openvino(model: StandardModel, folder: Path, precision: str, calibrat
             nncf.Dataset(data),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(data),
-            ignored_scope=nncf.IgnoredScope(
-                names=excluded, types=["Gather", "Add", "Multiply", "MVN"], validate=False
-            ),
+            ignored_scope=nncf.IgnoredScope(names=excluded, types=["Gather", "Add", "Multiply", "MVN"], validate=False),
         )
     openvino.save_model(converted, folder / FILES["openvino"], compress_to_fp16=False)
 

@@ -1,7 +1,7 @@
 """A model in operations that every engine has: what ``lookupffn-export`` writes.
 
-The lookup's projection is one matrix, its codes are sums of powers of two, and its rows are gathered and added: no custom
-operation is needed, at the price of the memory that the gathered rows take.
+The lookup's projection is one matrix, its codes are sums of powers of two, and its rows are gathered and added: no
+custom operation is needed, at the price of the memory that the gathered rows take.
 
 Dimensions: B sequences, L tokens, M = B * L, d hidden size, T tables of S = 2^tau rows, N probes.
 """

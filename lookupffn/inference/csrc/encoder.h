@@ -6,6 +6,7 @@
 
 #include "int8_lookup.h"
 #include "int8_product.h"
+#include "rows.h"
 
 namespace lookupffn {
 

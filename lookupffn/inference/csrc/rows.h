@@ -1,15 +1,14 @@
-// What happens to one row of floats between two products: LayerNorm, GELU, rounding to int8 and bfloat16. Row lengths are
-// multiples of 16.
+// What happens to one row of floats between two products: LayerNorm, GELU, rounding to bfloat16. Row lengths are multiples
+// of 16.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
+#include "quantize.h"
 #include "simd.h"
 
 namespace lookupffn {
-
-inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
 
 inline float sum_lanes(vf v) {
 #if defined(__AVX512F__)
@@ -18,25 +17,6 @@ inline float sum_lanes(vf v) {
   float sum = 0;
   for (int i = 0; i < VL; i++) sum += v[i];
   return sum;
-#endif
-}
-
-inline int32_t largest_lane(vi v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_max_epi32((__m512i)v);
-#else
-  int32_t largest = v[0];
-  for (int i = 1; i < VL; i++) largest = v[i] > largest ? v[i] : largest;
-  return largest;
-#endif
-}
-
-// The low byte of each lane.
-inline void store_bytes(uint8_t* p, vi v) {
-#if defined(__AVX512F__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
-#else
-  for (int i = 0; i < VL; i++) p[i] = static_cast<uint8_t>(v[i]);
 #endif
 }
 
@@ -100,28 +80,6 @@ inline void layer_norm(const float* x, const float* gain, const float* bias, flo
   const float inverse = 1.f / std::sqrt(sum_lanes(squares) / static_cast<float>(n) + eps);
   for (int64_t c = 0; c < n; c += VL)
     store(out + c, (load(x + c) - mean) * inverse * load(gain + c) + load(bias + c));
-}
-
-// x = scale * (out - 128), |out - 128| <= 127; what is beyond n up to `padded` becomes 128. Returns the scale: NaN or
-// infinite where x has such a number, so that every product of the row is NaN or infinite too.
-inline float quantize_row(const float* x, int64_t n, int64_t padded, uint8_t* out) {
-  vi most = {};
-  for (int64_t c = 0; c < n; c += VL) {
-    const vi bits = float_to_bits(load(x + c)) & 0x7fffffff;  // NaN is above infinity
-    most = bits > most ? bits : most;
-  }
-  const int32_t largest_bits = largest_lane(most);
-  float largest;
-  std::memcpy(&largest, &largest_bits, sizeof largest);
-  const float magic = 12582912.f;
-  const bool finite = largest_bits < 0x7f800000;
-  const float inverse = finite && largest > 1e-30f ? 127.f / largest : 0.f;
-  for (int64_t c = 0; c < n; c += VL) {
-    const vf x_here = finite ? load(x + c) : vf{};
-    store_bytes(out + c, float_to_bits(x_here * inverse + magic) + 128);
-  }
-  std::memset(out + n, 128, padded - n);
-  return finite && largest <= 1e-30f ? 0.f : largest * (1.f / 127.f);
 }
 
 }  // namespace lookupffn
