@@ -166,11 +166,14 @@ def _write_onnx(model: StandardModel, folder: Path, precision: str, calibration:
         )
 
 
-def load(path: Path, threads: int | None = None) -> Runner:
+def load(path: Path, threads: int | None = None, *, bfloat16: bool = False) -> Runner:
     """A function of input_ids and attention_mask (int64 [B, L]) that runs an exported file; torch has no part in it."""
     if path.suffix == ".xml":
         (openvino,) = needed("openvino")
-        config = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+        precision = "bf16" if bfloat16 else "f32"
+        config = {
+            "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": precision
+        }  # fmt: skip
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         request = openvino.Core().compile_model(path, "CPU", config).create_infer_request()
