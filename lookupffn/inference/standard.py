@@ -89,7 +89,7 @@ class StandardModel(nn.Module):
         em = base.embeddings
         self.padding = em.padding_idx
         self.words, self.positions, self.norm = em.word_embeddings, em.position_embeddings, em.LayerNorm
-        self.register_buffer("type", em.token_type_embeddings.weight[0].detach())
+        self.register_buffer("token_type", em.token_type_embeddings.weight[0].detach())
         self.layers = base.encoder.layer
         self.ffns = nn.ModuleList(
             StandardLookup(ffn, bag=bag) if isinstance(ffn, LookupFFN) else copy.deepcopy(ffn)
@@ -104,7 +104,7 @@ class StandardModel(nn.Module):
         """Logits, or [B, L, d] without a head."""
         real = (input_ids != self.padding).long()
         positions = real.cumsum(1) * real + self.padding
-        h = self.norm(self.words(input_ids) + self.type + self.positions(positions))
+        h = self.norm(self.words(input_ids) + self.token_type + self.positions(positions))
         bias = (1 - attention_mask.to(h.dtype))[:, None, None, :] * -1e9
         for layer, ffn in zip(self.layers, self.ffns, strict=True):
             h = h + self._attention(layer.attention, h, bias)
