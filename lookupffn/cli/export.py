@@ -68,7 +68,7 @@ def export_run(args: argparse.Namespace) -> Path:
         logger.warning("calibrated on random tokens, which costs accuracy in int8: %s", error)
         text = torch.randint(5, model.config.vocab_size, (_CALIBRATION, length))
     output = args.output or args.model / f"{args.format}-{args.precision}"
-    error = export(
+    relative_error = export(
         model,
         output,
         format=args.format,
@@ -77,7 +77,7 @@ def export_run(args: argparse.Namespace) -> Path:
         head=not args.no_head,
     )
     tokenizer.save_pretrained(output)
-    logger.info("written: %s (relative error of its outputs %.2g)", output, error)
+    logger.info("written: %s (relative error of its outputs %.2g)", output, relative_error)
     return output
 
 
