@@ -3,6 +3,7 @@
     lookupffn-compare outputs/race                          writes outputs/race/comparison/
     lookupffn-compare outputs/a outputs/b --output both --latency latency.json --sort perplexity
     lookupffn-compare outputs/tables --x ffn.num_tables     and perplexity against what was swept
+    lookupffn-compare outputs/race --hardware grace         and against the time projected to another machine
 
 Only runs of the same text, tokenizer, masks, model and number of tokens trained are set beside each other; others are
 split into groups, each in a folder of its own (lookupffn/report/groups.py has the rule). Groups that differ in their
@@ -14,11 +15,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lookupffn.cli.launch import run_script
 from lookupffn.report.compare import SORTS, compare_runs
-from lookupffn.report.inference_times import read_times
+from lookupffn.report.inference_times import InferenceTimes, read_times, times_from
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,6 +33,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder to write; an earlier comparison is replaced (default: comparison/ in FOLDER)",
     )
     parser.add_argument("--latency", type=Path, metavar="JSON", help="CPU times of scripts/measure_latency.py")
+    parser.add_argument(
+        "--hardware", action="append", default=[], metavar="MACHINE",
+        help="project times to a machine: a name of configs/hardware/, or a file of scripts/profile_hardware.py; in "
+        "float32, 8,192 tokens a call, all cores (scripts/project_hardware.py has more choices); may be repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--projected", action="append", default=[], type=Path, metavar="JSON",
         help="times projected to a machine, in the form of latency.json; may be repeated",
@@ -48,11 +55,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(arguments: list[str] | None = None) -> None:
     """Compares, writes, says what came of it; raises a ``UserError`` where something is wrong."""
     args = parse(arguments)
+    projected = [read_times(path) for path in args.projected]
+    if args.hardware:
+        projected += _projections(args.folders, args.hardware)
     text = compare_runs(
         args.folders, args.output, latency=args.latency, strict=args.strict, sort=args.sort, swept=args.swept,
-        projected=[read_times(path) for path in args.projected], plots=args.plots,
+        projected=projected, plots=args.plots,
     )  # fmt: skip
     sys.stdout.write(text)
+
+
+def _projections(folders: Sequence[Path], machines: Sequence[str]) -> list[InferenceTimes]:
+    from lookupffn.cli.project_hardware import run_times
+    from lookupffn.profiling.hardware import load_machine
+    from lookupffn.report.runs import find_runs
+
+    loaded = [load_machine(name) for name in machines]
+    runs = find_runs(folders).runs
+    return [times_from(run_times(runs, machine), machine.name) for machine in loaded]
 
 
 def main(arguments: list[str] | None = None) -> None:

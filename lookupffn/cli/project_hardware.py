@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lookupffn.profiling.project import any_seconds, axes, base_point, project, 
 from lookupffn.profiling.projection_plots import plot_axes, plot_grid, plot_machines
 from lookupffn.profiling.shape import Point
 from lookupffn.report.inference_times import identity
-from lookupffn.report.runs import find_runs
+from lookupffn.report.runs import Run, find_runs
 from lookupffn.storage import to_json, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -75,16 +75,40 @@ def _write_times(config: Mapping[str, Any], machine: Machine, threads: int) -> N
     found = find_runs([Path(run) for run in _listed(config["runs"])])
     for left in found.left_out:
         logger.warning("%s is left out: %s", left.path, left.why)
-    tokens, precision = config["tokens"], config["precision"]
+    content = run_times(found.runs, machine, config["tokens"], config["precision"], threads)
+    try:
+        write_atomically(Path(config["output"]), to_json(content, indent=2))
+    except OSError as error:
+        raise UserError(f"cannot write {config['output']}: {error.strerror}") from None
+    sys.stdout.write(f"{len(content['variants'])} feed-forwards projected to {machine.name}: {config['output']}\n")
+
+
+def run_times(
+    runs: Sequence[Run],
+    machine: Machine,
+    tokens: int = 8192,
+    precision: str = "float32",
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """What the feed-forwards of finished runs would take on a machine, in the form of latency.json.
+
+    Args:
+        runs: whose.
+        machine: where.
+        tokens: of a call.
+        precision: "float32", "bfloat16" or "int8".
+        threads: all cores of the machine if None.
+    """
+    threads = machine.cores if threads is None else threads
     variants: dict[str, dict[str, Any]] = {}
-    for run in found.runs:
+    for run in runs:
         what = identity(run)
         point = Point(what["hidden_size"], 1, 2, 1, 0, tokens, precision, threads)
         seconds = any_seconds(run.ffn, what["ffn_options"], point, machine)
         gemm = any_seconds("gemm", {"intermediate_size": what["intermediate_size"]}, point, machine)
         layers = what["num_hidden_layers"]
         variants[to_json(what)] = what | {"us_per_token": layers * 1e6 * seconds / tokens, "ratio": gemm / seconds}
-    content = {
+    return {
         "device_name": machine.name,
         "threads": threads,
         "tokens": tokens,
@@ -92,11 +116,6 @@ def _write_times(config: Mapping[str, Any], machine: Machine, threads: int) -> N
         "projected": True,
         "variants": list(variants.values()),
     }
-    try:
-        write_atomically(Path(config["output"]), to_json(content, indent=2))
-    except OSError as error:
-        raise UserError(f"cannot write {config['output']}: {error.strerror}") from None
-    sys.stdout.write(f"{len(variants)} feed-forwards projected to {machine.name}: {config['output']}\n")
 
 
 def _listed(value: str | list[str]) -> list[str]:

@@ -1,7 +1,9 @@
+import csv
+
 import pytest
 
 from lookupffn.cli import compare
-from tests.report.synthetic import write_latency, write_race, write_run
+from tests.report.synthetic import write_gemm, write_latency, write_race, write_run
 
 
 def test_compares_and_prints(tmp_path, capsys):
@@ -36,3 +38,17 @@ def test_projected_times_are_read_from_files(tmp_path):
     path = write_latency(tmp_path / "other.json", gemm | {"ratio": 1.0}, device_name="another one", projected=True)
     compare.run([str(tmp_path / "runs"), "--projected", str(path), "--no-plots"])
     assert "µs a token on another one (projected)" in (tmp_path / "runs" / "comparison" / "table.md").read_text()
+
+
+def test_times_are_projected_to_a_machine(tmp_path, capsys):
+    write_gemm(tmp_path / "runs" / "gemm")
+    tables = {"num_tables": 32, "table_size": 256, "block_size": 8}
+    write_run(tmp_path / "runs" / "lookup", options=tables)
+    compare.run([str(tmp_path / "runs"), "--hardware", "epyc_zen4_2core", "--no-plots"])
+    with (tmp_path / "runs" / "comparison" / "table.csv").open(newline="") as file:
+        rows = {row["ffn"]: row for row in csv.DictReader(file)}
+    (column,) = [name for name in rows["gemm"] if name.startswith("projected_gemm_ratio")]
+    assert float(rows["gemm"][column]) == pytest.approx(1.0) and float(rows["lookup"][column]) > 0
+    with pytest.raises(SystemExit) as stop:
+        compare.main([str(tmp_path / "runs"), "--hardware", "epic_zen4_2core"])
+    assert stop.value.code == 2 and "did you mean 'epyc_zen4_2core'" in capsys.readouterr().err
