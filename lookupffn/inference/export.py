@@ -72,7 +72,7 @@ def export(
     Raises:
         UserError: the engine is not installed, or what it computes is not what the model does.
     """
-    standard = StandardModel(model.eval().float(), head=head, bag=format == "openvino").eval()
+    standard = StandardModel(model.eval().float(), head=head).eval()
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

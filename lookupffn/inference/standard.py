@@ -22,15 +22,18 @@ MOST_PROBES = 4
 
 
 class StandardLookup(nn.Module):
-    """LookupFFN without kernels. ``bag`` sums rows by embedding_bag, which ONNX does not have."""
+    """LookupFFN without kernels.
 
-    def __init__(self, ffn: LookupFFN, *, bag: bool) -> None:
+    OpenVINO's EmbeddingBag would add rows as it reads them, but does not compile with dynamic shapes after NNCF.
+    """
+
+    def __init__(self, ffn: LookupFFN) -> None:
         super().__init__()
         o = ffn.options
         if o.num_probes > MOST_PROBES:
             raise UserError(f"export takes at most {MOST_PROBES} probes, not {o.num_probes}")
         self.shape = (o.num_tables, o.bits)
-        self.table_size, self.probes, self.kept, self.bag = o.table_size, o.num_probes, o.normaliser == "kept", bag
+        self.table_size, self.probes, self.kept = o.table_size, o.num_probes, o.normaliser == "kept"
         with torch.no_grad():
             offset = ffn.projection_bias.detach().float()
             unit = torch.eye(ffn.in_features, dtype=ffn.projection.dtype)
@@ -72,28 +75,24 @@ class StandardLookup(nn.Module):
             normaliser = torch.log1p(torch.exp(-2 * magnitude)).sum(-1, keepdim=True)
             scores = inner * torch.exp(-2 * flipped - normaliser)
         rows = (torch.cat(codes, -1) + self.first_rows).flatten(1).long()
-        if self.bag:
-            y = F.embedding_bag(rows, self.table, per_sample_weights=scores.flatten(1), mode="sum")
-        else:
-            y = torch.matmul(scores.flatten(1).unsqueeze(1), F.embedding(rows, self.table)).squeeze(1)
+        y = torch.matmul(scores.flatten(1).unsqueeze(1), F.embedding(rows, self.table)).squeeze(1)
         return (y + self.bias).view(x.shape)
 
 
 class StandardModel(nn.Module):
     """The encoder and its head, from input_ids and attention_mask [B, L] to logits, or to the last hidden state."""
 
-    def __init__(self, model: LookupRobertaPreTrainedModel, *, head: bool = True, bag: bool = False) -> None:
+    def __init__(self, model: LookupRobertaPreTrainedModel, *, head: bool = True) -> None:
         super().__init__()
         base = model.base_model
         self.heads = model.config.num_attention_heads
         em = base.embeddings
-        self.padding = em.padding_idx
+        self.padding = -1 if em.padding_idx is None else em.padding_idx  # none: positions count from 0
         self.words, self.positions, self.norm = em.word_embeddings, em.position_embeddings, em.LayerNorm
         self.register_buffer("token_type", em.token_type_embeddings.weight[0].detach())
         self.layers = base.encoder.layer
         self.ffns = nn.ModuleList(
-            StandardLookup(ffn, bag=bag) if isinstance(ffn, LookupFFN) else copy.deepcopy(ffn)
-            for ffn in model.feed_forwards()
+            StandardLookup(ffn) if isinstance(ffn, LookupFFN) else copy.deepcopy(ffn) for ffn in model.feed_forwards()
         )
         self.last_norm = base.LayerNorm
         self.head = None
