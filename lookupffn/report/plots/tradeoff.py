@@ -50,7 +50,8 @@ def projected_time(comparison: Comparison, machine: int) -> Figure | None:
     times = [row.projected[machine] for row in comparison.rows]
     if not any(times):
         return None
-    label = f"feed-forward time a token, all layers (µs; {comparison.projections[machine].how})"
+    how = f"{comparison.projections[machine].how}; coarse but for lookup and gemm"
+    label = f"feed-forward time a token, all layers (µs; {how})"
     return _against_cost(
         comparison, [None if time is None else time.us_per_token for time in times], label, FuncFormatter(plain)
     )
