@@ -152,8 +152,8 @@ def _explanation(comparison: Comparison) -> str:
     lines += [f"Projected times: {machine.how}." for machine in comparison.projections]
     if comparison.projections:
         lines.append(
-            "Only lookup and gemm are projected part by part; the others by their FLOPs and the parameters they touch at "
-            "the rate of GEMM's products, which flatters any that a library computes slower (see their CPU time)."
+            "Only lookup and gemm are projected part by part; the others by their FLOPs and the parameters they touch "
+            "at the rate of GEMM's products, which flatters any that a library computes slower (see their CPU time)."
         )
     return escaped(" ".join(lines)) + "\n"
 
