@@ -7,6 +7,8 @@ import torch
 from lookupffn import (
     LookupRobertaConfig,
     LookupRobertaForMaskedLM,
+    LookupRobertaForMultipleChoice,
+    LookupRobertaForQuestionAnswering,
     LookupRobertaForSequenceClassification,
     LookupRobertaForTokenClassification,
     LookupRobertaModel,
@@ -144,6 +146,17 @@ def test_positions_types_and_tuples_as_in_the_model(precision):
     (out, pooled) = fast(ids, **given, return_dict=False)
     assert relative_error(out, expected) <= TOLERANCE[precision]
     assert pooled.shape == (2, 64)
+
+
+@pytest.mark.parametrize(
+    "cls,shape", [(LookupRobertaForQuestionAnswering, (3, 20)), (LookupRobertaForMultipleChoice, (2, 4, 12))]
+)
+def test_spans_and_choices(cls, shape):
+    plain = model(cls)
+    fast = copy.deepcopy(plain).optimize_for_inference("int8")
+    ids = torch.randint(5, 200, shape)
+    expected, out = plain(ids, attention_mask=torch.ones_like(ids)), fast(ids, attention_mask=torch.ones_like(ids))
+    assert relative_error(out[0], expected[0]) <= TOLERANCE["int8"]
 
 
 def test_loss_and_masked_positions_of_the_language_model():
