@@ -59,6 +59,12 @@ def require(condition: bool, name: str, message: str) -> None:
         raise UserError(f"ffn {name!r}: {message}")
 
 
+def require_floating(x: Tensor, name: str) -> None:
+    """Raise a TypeError unless ``x`` holds real floating-point numbers: some arithmetic would take anything."""
+    if not x.dtype.is_floating_point:
+        raise TypeError(f"ffn {name!r} takes floating-point numbers, not {x.dtype}")
+
+
 # of parameters that the optimizer may treat apart: rows read by address, and what addresses them
 ROLES = ("tables", "hash")
 

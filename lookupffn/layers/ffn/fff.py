@@ -22,7 +22,7 @@ from torch.nn.functional import embedding_bag, gelu
 
 from lookupffn import cost
 from lookupffn.config.schema import option
-from lookupffn.layers.base import FeedForward, Options
+from lookupffn.layers.base import FeedForward, Options, require_floating
 from lookupffn.layers.usage import UsageCounter, entropy_bits, used
 from lookupffn.ops.gather import row_products, sort_reads, sum_by_row
 
@@ -126,6 +126,7 @@ class FastFeedForward(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
         # in the type of the weights under autocast too: the gather gains nothing, and the branches stay exact
+        require_floating(x, self.name)
         x_Md = x.reshape(-1, self.in_features).to(self.weight_in.dtype)
         o = self.options
         y_Md, rows_MKD = _Paths.apply(

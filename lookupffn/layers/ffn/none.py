@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lookupffn import cost
-from lookupffn.layers.base import FeedForward, Options
+from lookupffn.layers.base import FeedForward, Options, require_floating
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class NoneFFN(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
+        require_floating(x, self.name)
         # a product, not zeros_like: the LayerNorm before it must get a gradient, or DDP waits for it
         return 0 * x
 

@@ -37,7 +37,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from lookupffn import cost, ops
 from lookupffn.config.schema import option
-from lookupffn.layers.base import FeedForward, Options
+from lookupffn.layers.base import FeedForward, Options, require_floating
 from lookupffn.ops.bh4 import next_power_of_two
 from lookupffn.ops.precision import autocast
 
@@ -101,6 +101,7 @@ class YosoFFN(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
+        require_floating(x, self.name)
         x_Md = x.reshape(-1, self.in_features).to(self.key.dtype)
         q_Md, k_nd = F.normalize(x_Md, dim=-1), F.normalize(self.key, dim=-1)
         if self.options.form == "expectation":
