@@ -19,9 +19,10 @@ test: lint  ## lint and every test
 quick: lint  ## lint and the tests that take no more than seconds
 	$(VENV)/bin/python -m pytest -m "not slow"
 
-lint: $(VENV)/.development  ## ruff and mypy
+lint: $(VENV)/.development  ## ruff, clang-format and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(VENV)/bin/mypy
 
 format: $(VENV)/.development  ## lay out Python and C++
@@ -34,7 +35,6 @@ results: $(VENV)/.runtime  ## draw the tables and plots of results/ anew from it
 
 hooks: $(VENV)/.development  ## install the pre-commit hooks
 	$(VENV)/bin/pre-commit install
-
 
 clean:  ## remove .venv
 	rm -rf $(VENV)

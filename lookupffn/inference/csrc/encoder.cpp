@@ -8,8 +8,8 @@
 namespace lookupffn {
 namespace {
 
-constexpr int64_t BLOCK = 48;           // rows that pass through a layer's products together
-constexpr int64_t FEW_A_THREAD = 16;    // rows a thread below which columns are shared out instead
+constexpr int64_t BLOCK = 48;         // rows that pass through a layer's products together
+constexpr int64_t FEW_A_THREAD = 16;  // rows a thread below which columns are shared out instead
 constexpr int64_t HEAD_BLOCK = 96, HEAD_PANELS = 8;
 
 // Tasks go to whichever thread is free: sequences differ in length, and cores in what else they do.
@@ -137,7 +137,9 @@ class Run {
       const QuantizedRows a(quantized_memory, rows_, std::max(layer.qkv.padded_depth, layer.down.padded_depth));
       normalize(layer.attention_norm, layer.qkv, 0, rows_, a);
       E* qkv = reinterpret_cast<E*>(qkv_);
-      columns(layer.qkv, a, [&](int64_t r, int64_t c, vf y) { if (c < 3 * d_) D::put(qkv + r * 3 * d_ + c, y); });
+      columns(layer.qkv, a, [&](int64_t r, int64_t c, vf y) {
+        if (c < 3 * d_) D::put(qkv + r * 3 * d_ + c, y);
+      });
       attention<D>();
       for (int64_t r = 0; r < rows_; r++) quantize(layer.output, context_ + r * d_, r, a);
       columns(layer.output, a, [&](int64_t r, int64_t c, vf y) { add_inside(r, c, y); });
@@ -153,7 +155,8 @@ class Run {
         normalize(layer.ffn_norm, layer.up, 0, rows_, a);
         const int64_t width = layer.up.panels * PANEL;
         float* wide = wide_memory.get<float>(rows_ * width);
-        columns(layer.up, a, [&](int64_t r, int64_t c, vf y) { store(wide + r * width + c, activate(layer.activation, y)); });
+        columns(layer.up, a,
+                [&](int64_t r, int64_t c, vf y) { store(wide + r * width + c, activate(layer.activation, y)); });
         for (int64_t r = 0; r < rows_; r++) quantize(layer.down, wide + r * width, r, a);
         columns(layer.down, a, [&](int64_t r, int64_t c, vf y) { add_inside(r, c, y); });
       }
@@ -209,7 +212,9 @@ class Run {
     auto* qkv = reinterpret_cast<typename D::Element*>(qkv_) + begin * 3 * d_;
     const int64_t width = 3 * d_;
     int8_product(*e_.kernel, layer.qkv, a.data, a.scales, end - begin, 0, layer.qkv.panels,
-                 [&](int64_t r, int64_t c, vf y) { if (c < width) D::put(qkv + r * width + c, y); });
+                 [&](int64_t r, int64_t c, vf y) {
+                   if (c < width) D::put(qkv + r * width + c, y);
+                 });
   }
 
   template <class D>
@@ -245,9 +250,8 @@ class Run {
     const QuantizedRows a(memory, rows, std::max(layer.up.padded_depth, layer.down.padded_depth));
     float* wide = wide_memory.get<float>(rows * width);
     normalize(layer.ffn_norm, layer.up, begin, end, a);
-    int8_product(*e_.kernel, layer.up, a.data, a.scales, rows, 0, layer.up.panels, [&](int64_t r, int64_t c, vf y) {
-      store(wide + r * width + c, activate(layer.activation, y));
-    });
+    int8_product(*e_.kernel, layer.up, a.data, a.scales, rows, 0, layer.up.panels,
+                 [&](int64_t r, int64_t c, vf y) { store(wide + r * width + c, activate(layer.activation, y)); });
     for (int64_t r = 0; r < rows; r++) quantize(layer.down, wide + r * width, r, a);
     int8_product(*e_.kernel, layer.down, a.data, a.scales, rows, 0, layer.down.panels,
                  [&](int64_t r, int64_t c, vf y) { add_inside(begin + r, c, y); });
@@ -348,7 +352,8 @@ void Encoder::language_head(const float* x, int64_t rows, float* logits) const {
 
 int64_t Encoder::bytes() const {
   int64_t total = head.dense.bytes() + head.decoder.bytes();
-  for (const EncoderLayer& l : layers) total += l.qkv.bytes() + l.output.bytes() + l.up.bytes() + l.down.bytes() + l.lookup.bytes();
+  for (const EncoderLayer& l : layers)
+    total += l.qkv.bytes() + l.output.bytes() + l.up.bytes() + l.down.bytes() + l.lookup.bytes();
   return total;
 }
 

@@ -143,9 +143,10 @@ void encoder_lookup(int64_t handle, int64_t layer, Tensor gain, Tensor bias, dou
   const int64_t bits = checked_bits(rows, num_probes);
   STD_TORCH_CHECK(rounded_up(tables, TABLE_GROUP) * rows < (int64_t{1} << 26), "tables have too many rows for int8");
   l.ffn_norm = norm_of(gain, bias, d, eps);
-  l.lookup = pack_lookup(floats(matrix, "matrix", {tables * bits, d}), floats(matrix_bias, "matrix_bias", {tables * bits}),
-                         data<int8_t>(table), floats(scales, "scales", {tables, rows}), floats(ffn_bias, "ffn_bias", {d}),
-                         d, d, tables, rows, static_cast<int>(num_probes));
+  l.lookup =
+      pack_lookup(floats(matrix, "matrix", {tables * bits, d}), floats(matrix_bias, "matrix_bias", {tables * bits}),
+                  data<int8_t>(table), floats(scales, "scales", {tables, rows}), floats(ffn_bias, "ffn_bias", {d}), d,
+                  d, tables, rows, static_cast<int>(num_probes));
 }
 
 void encoder_norm(int64_t handle, Tensor gain, Tensor bias, double eps) {

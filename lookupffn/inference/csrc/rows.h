@@ -1,5 +1,5 @@
-// What happens to one row of floats between two products: LayerNorm, GELU, rounding to bfloat16. Row lengths are multiples
-// of 16.
+// What happens to one row of floats between two products: LayerNorm, GELU, rounding to bfloat16. Row lengths are
+// multiples of 16.
 #pragma once
 
 #include <cmath>
@@ -78,8 +78,7 @@ inline void layer_norm(const float* x, const float* gain, const float* bias, flo
     squares += centred * centred;
   }
   const float inverse = 1.f / std::sqrt(sum_lanes(squares) / static_cast<float>(n) + eps);
-  for (int64_t c = 0; c < n; c += VL)
-    store(out + c, (load(x + c) - mean) * inverse * load(gain + c) + load(bias + c));
+  for (int64_t c = 0; c < n; c += VL) store(out + c, (load(x + c) - mean) * inverse * load(gain + c) + load(bias + c));
 }
 
 }  // namespace lookupffn

@@ -128,7 +128,8 @@ struct Call {
     float* z = z_memory.get<float>(tokens * width());
     if (layer.folded) {
       const int64_t copies = layer.bh4.bh4.copies;
-      const int64_t parts = layer.bh4.size % VL ? 1 : copies;  // else a copy writes a vector into the next one's columns
+      const int64_t parts =
+          layer.bh4.size % VL ? 1 : copies;  // else a copy writes a vector into the next one's columns
       parallel_tasks(parts, [&](int64_t part) {
         static thread_local Scratch memory;
         float* buffers = memory.get<float>(3 * tokens * layer.bh4.bh4.padded());

@@ -67,7 +67,8 @@ void add_chunk_by(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, in
   const int64_t table_bytes = l.rows * CHUNK_BYTES;
   // as many tables a pass as stay in the cache; all at once if no row is likely to be read again
   const bool few = tokens * l.probes < 2 * l.rows;
-  // the next token's rows into the second-level cache: 4.8 to 2.8 us a token at 1,024, nothing where all come from there
+  // the next token's rows into the second-level cache: 4.8 to 2.8 us a token at 1,024, nothing where all come from
+  // there
   const bool fetch = tokens <= MOST_FETCHED;
   const int64_t groups =
       few ? l.groups() : std::clamp<int64_t>(SLICE_BYTES / (table_bytes * TABLE_GROUP), 1, l.groups());

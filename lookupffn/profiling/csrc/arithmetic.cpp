@@ -164,7 +164,9 @@ const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all = [] {
     constexpr double ALL = double(STEPS) * SUMS;
     std::vector<Kind> list{{"float32",
-                            VECTOR_BYTES == 64 ? "AVX-512 FMA" : VECTOR_BYTES == 32 ? "AVX FMA" : "128-bit FMA",
+                            VECTOR_BYTES == 64   ? "AVX-512 FMA"
+                            : VECTOR_BYTES == 32 ? "AVX FMA"
+                                                 : "128-bit FMA",
                             ALL * 2 * VL, fma_float32}};
 #if defined(__AVX512FP16__)
     list.push_back({"float16", "AVX512-FP16", ALL * 64, fma_float16});

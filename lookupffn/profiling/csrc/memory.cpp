@@ -48,8 +48,8 @@ vf read_rows(const char* table, const uint32_t* index, int64_t count, int64_t ro
 
 // Memory of its own, written once; on huge pages if they are asked for and to be had.
 LFFN_EXPORT void* buffer_new(int64_t bytes, int huge) {
-  char* data = static_cast<char*>(
-      mmap(nullptr, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  char* data =
+      static_cast<char*>(mmap(nullptr, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (data == MAP_FAILED) return nullptr;
   char* aligned = data + (HUGE_PAGE - reinterpret_cast<uintptr_t>(data) % HUGE_PAGE) % HUGE_PAGE;
   // what is before and after the aligned part is given back, so that buffer_free needs no more than that part
@@ -110,8 +110,9 @@ LFFN_EXPORT double stream_rate(char* data, int64_t bytes, int threads, int opera
   return double(threads) * part * passes / result.seconds;
 }
 
-// Bytes a second of reading rows of `row` bytes (64, 128 or a multiple of 256) at random out of the first `bytes` of a buffer, all threads out of the
-// same. `ahead`: rows between a prefetch and its use, 0 for none; level: the cache that prefetching fills, 1 or 2.
+// Bytes a second of reading rows of `row` bytes (64, 128 or a multiple of 256) at random out of the first `bytes` of a
+// buffer, all threads out of the same. `ahead`: rows between a prefetch and its use, 0 for none; level: the cache that
+// prefetching fills, 1 or 2.
 LFFN_EXPORT double row_rate(const char* data, int64_t bytes, int64_t row, int threads, int64_t ahead, int level,
                             int rounds, double* cpu_share) {
   const int64_t rows = bytes / row, reads = std::clamp<int64_t>((4 << 20) / row, 2048, 32768);

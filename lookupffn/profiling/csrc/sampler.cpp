@@ -38,7 +38,7 @@ void every(long microseconds) {
 }  // namespace
 
 LFFN_EXPORT void sampler_start(int microseconds) {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = sample;
   action.sa_flags = SA_SIGINFO | SA_RESTART;
   sigaction(SIGPROF, &action, nullptr);
