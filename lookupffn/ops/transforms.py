@@ -9,11 +9,13 @@ import functools
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.function import FunctionCtx
 
 _REFUSAL = (
-    b"a lookup's gradient cannot be differentiated by a second backward (create_graph=True); "
-    b"for higher derivatives use torch.func: hessian, or jvp of grad"
+    b"this layer's gradient cannot be differentiated by a second backward (create_graph=True); "
+    b"lookup and product_key have higher derivatives by torch.func: hessian, or jvp of grad"
 )
 
 
@@ -27,19 +29,21 @@ def transformed() -> bool:
 def first_order(backward: Callable) -> Callable:
     """Decorator of a backward function: its results refuse to be differentiated.
 
-    Unlike torch's ``once_differentiable`` also where the incoming gradient is a constant: a zero would be as wrong.
+    Unlike torch's ``once_differentiable`` also where the incoming gradient is a constant, and where gradients are asked
+    for by name (``torch.autograd.grad``): what is cut out of the graph there would count as zero.
     """
 
     @functools.wraps(backward)
-    def refusing(*arguments: object) -> tuple:
+    def refusing(ctx: FunctionCtx, *gradients: Tensor | None) -> tuple:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return backward(*arguments)
+            return backward(ctx, *gradients)
         with torch.no_grad():
-            results = backward(*arguments)
+            results = backward(ctx, *gradients)
         tensors = [result for result in results if result is not None]
-        refuse = torch._C._functions.DelayedError(_REFUSAL, len(tensors))
-        refused = refuse(*(t.detach().requires_grad_() for t in tensors))
-        refused = iter((refused,) if len(tensors) == 1 else refused)
+        # the refusal hangs on all that the results depend on
+        sources = [t for t in (*ctx.saved_tensors, *gradients) if t is not None and t.requires_grad]
+        refuse = torch._C._functions.DelayedError(_REFUSAL, len(tensors) + len(sources))
+        refused = iter(refuse(*(t.detach().requires_grad_() for t in tensors), *sources))
         return tuple(None if result is None else next(refused) for result in results)
 
     return refusing

@@ -25,6 +25,7 @@ from lookupffn.config.schema import option
 from lookupffn.layers.base import FeedForward, Options, require_floating
 from lookupffn.layers.usage import UsageCounter, entropy_bits, used
 from lookupffn.ops.gather import row_products, sort_reads, sum_by_row
+from lookupffn.ops.transforms import first_order
 
 _LARGEST_DEPTH = 20
 _LONGEST_SUM = 512
@@ -80,6 +81,7 @@ class _Paths(torch.autograd.Function):
         return y_Md, rows_MKD
 
     @staticmethod
+    @first_order
     def backward(ctx: FunctionCtx, grad_Md: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         x_Md, in_Rd, out_Rd, rows_MKD, logits_MKD = ctx.saved_tensors
         grad_Md = grad_Md.contiguous()

@@ -33,13 +33,14 @@ from math import log2, pi
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from lookupffn import cost, ops
 from lookupffn.config.schema import option
 from lookupffn.layers.base import FeedForward, Options, require_floating
 from lookupffn.ops.bh4 import next_power_of_two
 from lookupffn.ops.precision import autocast
+from lookupffn.ops.transforms import first_order
 
 FORMS = ("sampled", "expectation")
 _ROUNDS = 3  # diagonals and transforms of a fast hyperplane
@@ -200,7 +201,7 @@ class _Weights(torch.autograd.Function):
         return weights_Mn.view_as(weights_Mn)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: FunctionCtx, grad_Mn: Tensor) -> tuple[Tensor, Tensor, None, None]:
         q_Md, k_nd, weights_Mn = ctx.saved_tensors
         grad_cosine_Mn = grad_Mn * weights_Mn * (ctx.bits / 2)

@@ -183,3 +183,24 @@ def test_what_is_not_floating_point_is_refused(name, dtype, training):
     ffn = build_ffn(name, hidden_size=32).train(training)
     with pytest.raises((TypeError, ValueError, RuntimeError)), torch.set_grad_enabled(training):
         ffn(torch.ones(2, 7, 32, dtype=dtype))
+
+
+@every_ffn
+@pytest.mark.parametrize("training", [True, False])
+def test_a_second_derivative_is_right_or_refused(name, training):
+    """In a residual block, where what is cut out of the graph would leave a part of the sum."""
+    ffn = build_ffn(name, hidden_size=32).double().train(training)
+    x, v = torch.randn(2, 5, 32, dtype=torch.float64)
+
+    def gradient(x, **how):
+        x = x.clone().requires_grad_()
+        return x, torch.autograd.grad((seeded(ffn, x) + x.square()).square().sum(), x, **how)[0]
+
+    inputs, first = gradient(x, create_graph=True)
+    try:
+        (product,) = torch.autograd.grad((first * v).sum(), inputs)
+    except RuntimeError as error:
+        assert name in ("lookup", "fff", "product_key", "yoso") and "second backward" in str(error)
+    else:
+        difference = (gradient(x + 1e-5 * v)[1] - gradient(x - 1e-5 * v)[1]) / 2e-5
+        assert (product - difference).norm() < 1e-4 * difference.norm()

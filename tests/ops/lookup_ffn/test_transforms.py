@@ -90,6 +90,10 @@ def test_a_second_backward_is_refused(backend, projection, reduced):
     (gradient,) = torch.autograd.grad(reduced(ffn(x)), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"second backward.*torch\.func"):
         (gradient.square().sum() + x.sum()).backward()
+    # in a residual block the gradient hangs together with x by another path, whose part alone would be wrong
+    (gradient,) = torch.autograd.grad(reduced(ffn(x) + x.square()), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        torch.autograd.grad(gradient.sum(), x)
     weights = torch.autograd.grad(reduced(ffn(x)), list(ffn.parameters()), create_graph=True)
     with pytest.raises(RuntimeError, match="second backward"):
         sum(w.square().sum() for w in weights).backward()
