@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from lookupffn.config.sections import OptimizerSettings
+from lookupffn.errors import UserError
 from lookupffn.layers import FeedForward
 
 # of the peak: the least learning rate of a warm-up measured in time
@@ -42,6 +44,41 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings, device: torch
     return torch.optim.AdamW(
         settings_of_groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused or None, foreach=None
     )
+
+
+def check_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Raises a UserError where a saved state is not of this AdamW's form, which a step would fail at."""
+    try:
+        wrong = _wrong_in(optimizer, state)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        wrong = " ".join(str(error).split())
+    if wrong:
+        raise UserError(f"the optimizer's state is not that of this model ({wrong})")
+
+
+def _wrong_in(optimizer: torch.optim.Optimizer, state: Any) -> str | None:
+    for old, new in zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True):
+        for name in old.keys() & new.keys():
+            if not _alike(old[name], new[name]):
+                return f"{name} is {old[name]!r:.80}"
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in state["state"].items():
+        shapes = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[number].shape) | {"step": torch.Size(())}
+        for name, shape in shapes.items():
+            t = values[name]
+            if not torch.is_tensor(t) or not t.is_floating_point() or t.shape != shape:
+                return f"{name} of parameter {number} is not a tensor of its shape"
+    return None
+
+
+def _alike(old: Any, new: Any) -> bool:
+    """Whether two options of a group are of one type; its parameters have to be the same."""
+    if isinstance(new, list | tuple):
+        numbers = all(isinstance(value, float) for value in new)
+        return len(old) == len(new) and (all(isinstance(value, float) for value in old) if numbers else old == new)
+    if new is None or isinstance(new, bool):  # fused and foreach are also chosen by the device
+        return old is None or isinstance(old, bool)
+    return isinstance(old, int | float) and not isinstance(old, bool)
 
 
 def learning_rate(settings: OptimizerSettings, *, step: int, total_steps: int | None, progress: float) -> float:

@@ -6,15 +6,43 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from types import NoneType, UnionType
+from typing import Any, Self, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from accelerate import Accelerator
 
 from lookupffn.config.sections import Budget
 from lookupffn.distributed.sharding import load_full_state
 from lookupffn.errors import UserError
-from lookupffn.runs.checkpoint import load_state, newest_checkpoint, remove_partial
+from lookupffn.runs.checkpoint import METADATA_FILE, load_state, newest_checkpoint, remove_partial
 from lookupffn.runs.names import CHECKPOINTS
+from lookupffn.training.optimizer import check_state
+
+_LARGEST = 1e300
+
+
+class Best(TypedDict):
+    """The best validation so far."""
+
+    step: int
+    validation_loss: float
+
+
+class Line(TypedDict):
+    """What a line of metrics.jsonl has at least; a mean over no losses is null in JSON."""
+
+    step: int
+    loss: float | None
+    learning_rate: float
+    tokens_per_s: float
+
+
+class SessionBudget(TypedDict):
+    """What a session was to train for."""
+
+    unit: str
+    amount: float
+    from_step: int
 
 
 @dataclass
@@ -30,12 +58,11 @@ class TrainState:
         unvalidated: a line of metrics.jsonl whose validation was interrupted.
         skipped_steps: steps whose batch was left out.
         skipped_in_a_row: how many of them were the last ones.
-        best: step and validation_loss of the best validation.
+        best: the best validation.
         training_s: seconds in training steps.
         aside_s: seconds in validations and checkpoints, by name.
         wall_clock_s: seconds in all, over all sessions.
-        budgets: what the run was to train for, as {"unit", "amount", "from_step"}; another one for each session that
-            resumed it with another budget.
+        budgets: what the run was to train for; another one for each session that resumed it with another budget.
     """
 
     step: int = 0
@@ -45,16 +72,28 @@ class TrainState:
     unvalidated: dict[str, Any] | None = None
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
-    best: dict[str, Any] | None = None
+    best: Best | None = None
     training_s: float = 0.0
     aside_s: dict[str, float] = field(default_factory=dict)
     wall_clock_s: float = 0.0
-    budgets: list[dict[str, Any]] = field(default_factory=list)
+    budgets: list[SessionBudget] = field(default_factory=list)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """From a checkpoint's record; what an earlier version did not note is as at the start."""
-        return cls(**{known.name: record[known.name] for known in fields(cls) if known.name in record})
+        """From a checkpoint's record; what an earlier version did not note is as at the start.
+
+        Raises:
+            UserError: a field is of another type than this class writes, or a negative number.
+        """
+        types = get_type_hints(cls) | {"unvalidated": Line | None}
+        values = {known.name: record[known.name] for known in fields(cls) if known.name in record}
+        for name, value in values.items():
+            if not _fits(value, types[name]):
+                raise UserError(f"damaged checkpoint: {name} in its {METADATA_FILE} is not what a training writes")
+        state = cls(**values)
+        if state.unvalidated is not None and state.unvalidated["loss"] is None:
+            state.unvalidated["loss"] = math.nan
+        return state
 
     def record(self) -> dict[str, Any]:
         """The fields by name."""
@@ -93,6 +132,24 @@ class TrainState:
         return True
 
 
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a type; numbers are finite and not negative."""
+    origin, of = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(_fits(value, member) for member in of)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, of[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(one, of[1]) for one in value.values())
+    if is_typeddict(kind):
+        members = get_type_hints(kind)
+        return isinstance(value, dict) and all(name in value and _fits(value[name], members[name]) for name in members)
+    if kind in (int, float):
+        number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        return number and 0 <= value <= _LARGEST
+    return isinstance(value, NoneType if kind is NoneType else kind)
+
+
 def resume_point(folder: Path, fingerprints: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
     """The checkpoint to resume from and its record, (None, {}) for a new run.
 
@@ -124,6 +181,7 @@ def restore(checkpoint: Path, optimizer: Any, accelerator: Accelerator) -> None:
         UserError: it is damaged, or that of another model.
     """
     state = load_state(checkpoint)
+    check_state(optimizer, state["optimizer"])
     load_full_state(optimizer, state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
