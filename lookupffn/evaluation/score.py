@@ -127,7 +127,7 @@ def quality(result: EvaluationResult, source: ModelSource, data: PreparedData) -
     The bar is the unigram of the run's training text on the whole split. Where that text is not known (the folder
     belongs to no run, or to one of an earlier version), it is the split's own: the best that any unigram could do.
     """
-    known = None if source.run is None else read_token_counts(source.run, len(data.tokenizer))
+    known = None if source.run is None else read_token_counts(source.run, len(data.validation_counts))
     bar = unigram_loss(data.validation_counts if known is None else known, data.validation_counts)
     length, split = data.validation.sequence_length, len(data.validation)
     logger.info("scored %s of the %s tokens of the split", f"{result.sequences * length:,}", f"{split * length:,}")

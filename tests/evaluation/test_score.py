@@ -12,7 +12,9 @@ from transformers import AutoTokenizer
 from lookupffn.errors import UserError
 from lookupffn.evaluation.score import score
 from lookupffn.models.loading import load_model
+from lookupffn.objectives import MaskedLanguageModelling
 from lookupffn.runs.model_source import find_model
+from lookupffn.training import train
 from tests.training.tiny import Workspace, compose, stranger
 
 
@@ -57,6 +59,19 @@ def test_running_run_and_its_parts(tiny: Workspace, copy: Path, tmp_path: Path):
     assert newest["validation_loss"] == final["validation_loss"]
     earlier = evaluate(tiny, f"checkpoint={checkpoints[0]}")
     assert earlier["step"] == 3 and earlier["validation_loss"] != final["validation_loss"]
+
+
+def test_a_run_whose_tokenizer_has_gaps_in_its_ids(tiny: Workspace, copy: Path, tmp_path: Path):
+    document = json.loads((copy / "model" / "tokenizer.json").read_text())
+    vocabulary = document["model"]["vocab"]
+    vocabulary.update({token: number + 100 for token, number in vocabulary.items() if number > 280})
+    (copy / "model" / "tokenizer.json").write_text(json.dumps(document))
+    overrides = [text for text in tiny.overrides(f"output_dir={tmp_path}/gaps") if not text.startswith("tokenizer.")]
+    config = compose("train", *overrides, "tokenizer=pretrained", f"tokenizer.path={copy}/model")
+    summary = train(config, MaskedLanguageModelling)
+    result = evaluate(tiny, f"checkpoint={tmp_path}/gaps")
+    assert result["validation_loss"] == pytest.approx(summary["validation_loss"], rel=1e-6)
+    assert result["unigram_perplexity"] == summary["unigram_perplexity"]
 
 
 def test_other_files_and_other_lengths(
