@@ -69,6 +69,12 @@ def write_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def check_ordinary(path: Path) -> None:
+    """Raises a UserError for a pipe, which may block, and a device, which may not end; a missing file passes."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read {path}: it is not an ordinary file")
+
+
 def read_text(path: Path, most: int = 2**26, *, damaged: bool = False) -> str:
     """Text of an ordinary file: never a pipe, which may block, nor a device, which may not end.
 
@@ -200,8 +206,7 @@ def altered(folder: Path, expected: Mapping[str, str]) -> str | None:
     for name, digest in expected.items():
         if Path(name).name != name:
             return name
-        if not (folder / name).is_file():  # a pipe or a device would be read without end
-            raise FileNotFoundError(errno.ENOENT, "no such file", str(folder / name))
+        check_ordinary(folder / name)
         if file_digest(folder / name) != digest:
             return name
     return None

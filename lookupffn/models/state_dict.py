@@ -7,7 +7,6 @@ gigabytes, is refused before any of it is made.
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lookupffn.errors import UserError
 from lookupffn.models.configuration import load_model_config
-from lookupffn.storage import read_json
+from lookupffn.storage import check_ordinary, read_json
 
 SINGLE, SHARDS = "model.safetensors", "model.safetensors.index.json"
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
@@ -39,8 +38,8 @@ def check_files(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror or error}") from None
     for path, status in entries:
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-            raise UserError(f"cannot read {path}: it is not an ordinary file")
+        if not path.is_dir():
+            check_ordinary(path)
         if path.suffix == ".json" and status.st_size > _LARGEST_JSON:
             raise UserError(f"cannot read {path}: it is larger than {_LARGEST_JSON:,} bytes")
 

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from lookupffn.errors import UserError
+from lookupffn.storage import check_ordinary
 
 TYPES = ("float32", "bfloat16", "int8")
 PAGES = ("small", "huge")
@@ -336,6 +337,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     Raises:
         UserError: it cannot be read.
     """
+    check_ordinary(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

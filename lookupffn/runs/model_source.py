@@ -70,7 +70,7 @@ def finished_record(run: Path) -> dict[str, Any]:
     again = f"its last checkpoint is in {run / CHECKPOINTS}"
     try:
         name = altered(run / MODEL, files)
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, UserError) as error:
         raise UserError(f"damaged model {run / MODEL}: a file of it cannot be read ({error}); {again}") from None
     if name:
         raise UserError(f"damaged model {run / MODEL}: {name} is not what was written; {again}")

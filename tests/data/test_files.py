@@ -40,6 +40,14 @@ def test_a_file_is_read_once_whatever_leads_to_it(folder):
         assert names(find_files(patterns, "x")) == ["a.txt"]
 
 
+@pytest.mark.parametrize("patterns", ["s/pipe.txt", "s/*.txt", "s/zeros.txt"])
+def test_what_may_block_or_never_end_is_refused(folder, patterns):
+    os.mkfifo(folder / "s" / "pipe.txt")
+    os.symlink("/dev/zero", folder / "s" / "zeros.txt")
+    with pytest.raises(UserError, match="not an ordinary file"):
+        find_files(patterns, "x")
+
+
 def test_globs(folder):
     for name in ("s/deep/er/d.txt", "s/.hidden/h.txt", "s/.h.txt", "t/e.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

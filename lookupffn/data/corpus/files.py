@@ -28,7 +28,7 @@ def find_files(patterns: object, option: str) -> list[Path]:
     """The files that a path, a glob or a list of them names, sorted, each once however many names or links lead to it.
 
     Raises:
-        UserError: nothing matches, a match is a folder, or its suffix is unknown; the message names ``option``.
+        UserError: nothing matches, or a match is a folder, a pipe, a device or of an unknown suffix.
     """
     if not isinstance(patterns, str | os.PathLike | Iterable):
         raise UserError(f"{option} is {patterns!r}: it must be a path, a glob or a list of them")
@@ -52,6 +52,7 @@ def find_files(patterns: object, option: str) -> list[Path]:
             if suffix_of(path) is None:
                 raise UserError(f"{option}: cannot read {path}: the suffix must be one of {_SUFFIXES_TEXT}")
             try:
+                storage.check_ordinary(path)
                 status = path.stat()
             except OSError as error:
                 raise UserError(f"{option}: cannot read {path}: {error.strerror or error}") from error

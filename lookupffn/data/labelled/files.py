@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lookupffn.errors import UserError
+from lookupffn.storage import check_ordinary
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ def _position(name: str | int, names: Sequence[str], path: Path) -> int:
 
 
 def _text(path: Path) -> str:
+    check_ordinary(path)
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -104,7 +106,7 @@ def read_own(path: Path, columns: Sequence[str] | None, label: str | None) -> li
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"cannot read {path}: the suffix must be one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no such file: {path} (looked from {Path.cwd()})")
     names = _column_names(path)
     if columns is None:
@@ -181,6 +183,7 @@ def _parquet(path: Path) -> Any:
     import pyarrow
     import pyarrow.parquet
 
+    check_ordinary(path)
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:

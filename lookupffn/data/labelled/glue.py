@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lookupffn.data.labelled.files import Row, read_tsv
 from lookupffn.errors import UserError
+from lookupffn.storage import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +128,7 @@ def _read_mrpc(task: GlueTask, folder: Path) -> dict[str, list[Row]]:
         raise UserError(
             f"task.data: {folder} has {_MRPC_FILES[0]} but not {_MRPC_DEV}, which says what of it is GLUE's dev split"
         )
-    identifiers = {
-        tuple(line.split("\t")[:2]) for line in (folder / _MRPC_DEV).read_text(encoding="utf-8").split("\n") if line
-    }
+    identifiers = {tuple(line.split("\t")[:2]) for line in read_text(folder / _MRPC_DEV).split("\n") if line}
     rows = read_tsv(
         folder / _MRPC_FILES[0], (*task.columns, "#1 ID", "#2 ID"), task.label, header=True, incomplete="refuse"
     )

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pyarrow
 import pyarrow.parquet
@@ -89,3 +90,10 @@ def test_broken_csv(tmp_path):
     (tmp_path / "t.csv").write_text('text,label\n"a",1\n"b,2\n')
     with pytest.raises(UserError, match=r"t\.csv, line"):
         own(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl", "parquet"])
+def test_a_pipe_is_refused(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"t.{suffix}")
+    with pytest.raises(UserError, match="not an ordinary file"):
+        own(str(tmp_path / f"t.{suffix}"))
