@@ -286,22 +286,25 @@ def _record(row: Row, comparison: Comparison) -> dict[str, Any]:
 
 
 def overview(comparison: Comparison) -> str:
-    """A few columns for the terminal."""
-    rows = [["feed-forward", "seeds", "perplexity", "FFN MFLOP", "GEMM's gain", "against gemm"]]
+    """A few columns for the terminal, verdicts against GEMM or, without it, against the best lookup."""
+    gains = any(row.share is not None for row in comparison.rows)
+    other = comparison.lookup if comparison.gemm is None else comparison.gemm
+    head = ["feed-forward", "seeds", "perplexity", "FFN MFLOP", *(["GEMM's gain"] if gains else [])]
+    if other is not None and len(comparison.rows) > 1:
+        head.append("against gemm" if other is comparison.gemm else "against best lookup")
+    rows = [head]
     for row in comparison.rows:
-        verdict = ""
-        if comparison.gemm is not None and row is not comparison.gemm:
-            verdict = comparison.verdict(row, comparison.gemm)
-        rows.append(
-            [
-                row.label,
-                str(len(row.variant.runs)),
-                shown_spread(row.perplexity, ",.2f"),
-                f"{row.flops / 1e6:.3f}",
-                known(row.share, ".0%"),
-                "unknown noise" if verdict == UNKNOWN else verdict,
-            ]
-        )
+        cells = [
+            row.label,
+            str(len(row.variant.runs)),
+            shown_spread(row.perplexity, ",.2f"),
+            f"{row.flops / 1e6:.3f}",
+            *([known(row.share, ".0%")] if gains else []),
+        ]
+        if len(cells) < len(head):
+            verdict = "" if row is other else comparison.verdict(row, other)
+            cells.append("unknown noise" if verdict == UNKNOWN else verdict)
+        rows.append(cells)
     return aligned(rows)
 
 

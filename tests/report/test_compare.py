@@ -2,6 +2,7 @@ import csv
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_tables_and_plots_of_a_race(tmp_path):
     assert lookup["seeds"] == "0 1 2" and lookup["pareto_flops"] == "True" and lookup["pareto_cpu"] == ""
     assert json.loads(lookup["settings"])["ffn.num_tables"] == 32
     assert lookup["verdict_against_gemm"] == "better" and rows["gemm"]["verdict_against_gemm"] == ""
+
+
+def test_the_terminal_says_what_verdicts_are_against(tmp_path):
+    write_race(tmp_path / "race")
+    head, *lines = compare_runs([tmp_path / "race"], tmp_path / "out", plots=False).splitlines()[1:6]
+    assert head.endswith("GEMM's gain  against gemm") and sum(line.endswith("  worse") for line in lines) == 2
+    for path in tmp_path.glob("race/[gn]*"):
+        shutil.rmtree(path)
+    head, small, large = compare_runs([tmp_path / "race"], tmp_path / "without", plots=False).splitlines()[1:4]
+    assert head.endswith("FFN MFLOP  against best lookup")
+    assert small.endswith("  worse") and large.endswith("  0.083")
 
 
 @pytest.mark.slow
