@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 ARGS ?= ffn=lookup
+PYTEST = $(VENV)/bin/python -m pytest -n logical --maxprocesses 8
 CXX_SOURCES = $(shell find lookupffn -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
@@ -13,11 +14,11 @@ help:  ## this list
 train: $(VENV)/.runtime  ## pretrain: ARGS="ffn=gemm model=mini" (default: ffn=lookup)
 	$(VENV)/bin/python train.py $(ARGS)
 
-test: lint  ## lint and every test
-	$(VENV)/bin/python -m pytest
+test: lint  ## lint and every test, on all cores
+	$(PYTEST)
 
 quick: lint  ## lint and the tests that take no more than seconds
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.development  ## ruff, clang-format and mypy
 	$(VENV)/bin/ruff check .

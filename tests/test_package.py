@@ -30,6 +30,7 @@ def python(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
         "import lookupffn",
         "from lookupffn import UserError",
         "import lookupffn.cli.commands",
+        "import lookupffn.cli.export",
         "from lookupffn.cli.command_line import read_command_line\n"
         "from lookupffn.errors import UserError\n"
         "try:\n    read_command_line('train', ['ffn=lokup'])\n"
@@ -41,6 +42,11 @@ def test_nothing_heavy_is_imported(code: str, tmp_path: Path):
     check = f"{code}\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     done = python("-c", check, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+def test_a_comparison_needs_no_torch(tmp_path: Path):
+    check = "import sys, lookupffn.cli.compare; print({'torch', 'matplotlib'} & sys.modules.keys())"
+    assert python("-c", check, cwd=tmp_path, PYTHONPATH=str(ROOT)).stdout == "set()\n"
 
 
 def test_every_public_name_is_there():

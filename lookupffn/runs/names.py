@@ -19,7 +19,6 @@ from typing import Any
 
 from lookupffn.config.schema import rule_of
 from lookupffn.config.sections import without_later
-from lookupffn.layers import ffn_class, ffn_names
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -99,6 +98,9 @@ def _parts(config: Mapping[str, Any], differing: Sequence[str]) -> list[str]:
 
 def _symbols(ffn: str) -> dict[str, str]:
     """The letters that stand for a feed-forward's options: {"num_tables": "T"}."""
+    # imported here so that what only reads runs does not wait for torch
+    from lookupffn.layers import ffn_class, ffn_names
+
     fields = dataclasses.fields(ffn_class(ffn).Options) if ffn in ffn_names() else ()
     return {field.name: rule_of(field).symbol for field in fields if rule_of(field).symbol}
 

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import random
 
 import pyarrow
 import pyarrow.parquet
@@ -156,7 +157,7 @@ def test_progress_while_large_files_are_read_for_their_digest(tmp_path, monkeypa
         ("a.jsonl", b'{"text": "never closed', r"line 1: not valid JSON \(Unterminated string starting at column 10\)"),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"text": "' + os.urandom(5000).hex().encode() + b'"}\n')[:-900],
+            gzip.compress(b'{"text": "' + random.Random(0).randbytes(5000).hex().encode() + b'"}\n')[:-900],
             "incomplete gzip",
         ),
         ("a.jsonl.gz", b"plain text", "incomplete gzip"),

@@ -93,7 +93,7 @@ def test_byte_order_marks_inside_are_no_text(tmp_path):
         ("Plain words.".encode("utf-16-le"), "UTF-16 without a byte order mark"),
         ("Текст.".encode("utf-16-be") * 9, "is not text"),
         (b"\x7fELF\2\1\1" + bytes(200) + b"text", "is not text"),
-        (gzip.compress(b"x" * 100), "is gzip data, not text"),
+        (gzip.compress(b"x" * 100, mtime=0), "is gzip data, not text"),
         (zstd(b"x" * 100), "is zstd data"),
         (bz2.compress(b"x" * 100), "is bzip2 data"),
         (bytes(range(1, 256)) * 8, "is not text"),
