@@ -146,6 +146,7 @@ def test_settings_outside_of_sections_have_their_default():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["tiny", "mini", "small"])
 def test_races_hold_every_feed_forward_most_at_two_costs(size: str):
     with composing():
@@ -174,6 +175,7 @@ def test_races_hold_every_feed_forward_most_at_two_costs(size: str):
         assert 1.6 < costs[name][f"{name}_double"] / lookup < 2.5, name
 
 
+@pytest.mark.slow
 def test_race_members_at_tiny_are_those_of_the_published_race():
     """Run folders are named by a hash of the config, so an option that moves by one is another run."""
     expected = {

@@ -16,6 +16,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace(tmp_path_factory.getbasetemp())
 
 
+@pytest.mark.slow
 def test_train_then_evaluate(tiny: Workspace, tmp_path: Path):
     """From any folder, tracked offline, into a folder of the default name; scored by one process and by two."""
     overrides = [o for o in tiny.overrides() if o != "tracker=none"]
@@ -41,6 +42,7 @@ def test_train_then_evaluate(tiny: Workspace, tmp_path: Path):
     assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_multirun_of_four_goes_on_where_it_was(tiny: Workspace, tmp_path: Path):
     # one command for both FFNs cannot set options of one of them
     overrides = [o for o in tiny.overrides("ffn=gemm", "training.max_steps=2") if o != "ffn=gemm"]

@@ -153,6 +153,7 @@ def checked(config: DictConfig) -> None:
     check_config(resolve(config, MaskedLanguageModelling), MaskedLanguageModelling)
 
 
+@pytest.mark.slow
 def test_values_of_a_config():
     whole = OmegaConf.to_container(compose("train"), resolve=True)
     found: list[dict] = []
@@ -230,6 +231,7 @@ def test_checkpoints(run: Path):
     assert listing(run) == before
 
 
+@pytest.mark.slow
 def test_models(run: Path):
     model = run / "model"
     original = (model / "config.json").read_bytes()

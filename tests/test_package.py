@@ -58,6 +58,7 @@ def test_every_public_name_is_there():
         lookupffn.nothing_of_this_name  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [

@@ -27,6 +27,7 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_file_with_its_tokenizer(folder):
     pytest.importorskip("onnxscript", reason="writes ONNX")
     pytest.importorskip("onnxruntime", reason="checks what was written")

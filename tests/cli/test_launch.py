@@ -55,6 +55,7 @@ def test_run_main_ends_with_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_after_a_failed_member(capsys: pytest.CaptureFixture, tmp_path: Path):
     seen = []
 
@@ -73,6 +74,7 @@ def test_sweep_goes_on_after_a_failed_member(capsys: pytest.CaptureFixture, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_whole_sweep(capsys: pytest.CaptureFixture):
     seen = []
 
@@ -87,6 +89,7 @@ def test_a_signal_ends_the_whole_sweep(capsys: pytest.CaptureFixture):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_members_run_by_other_engines(launcher: str, tmp_path: Path):
     """In processes of their own, where they see their config, and their failures come home."""
@@ -110,6 +113,7 @@ def test_members_run_by_other_engines(launcher: str, tmp_path: Path):
     assert {p.name for p in tmp_path.glob("*-True")} == {"gemm-2-True"}
 
 
+@pytest.mark.slow
 def test_optuna_minimises_what_train_returns(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -15,12 +15,14 @@ def plan(*arguments: str):
     return plan_sweep("train", read_command_line("train", ["-m", *arguments]), Path("x"), ())
 
 
+@pytest.mark.slow
 def test_settings_that_differ():
     sweep = plan("ffn=lookup", "ffn.num_tables=16,32", "ffn.table_size=64,256", "seed=0,1", "training.max_steps=3")
     assert sweep.size == 8 and sweep.swept == ("ffn.num_tables", "ffn.table_size", "seed")
     assert sweep.differing == ("ffn.num_tables", "ffn.table_size", "seed")
 
 
+@pytest.mark.slow
 def test_options_of_two_feed_forwards_are_no_difference():
     assert plan("ffn=gemm,lookup").differing == ("ffn.name",) or plan("ffn=gemm,lookup").differing == ()
     race = plan("experiment=race_tiny")
@@ -29,6 +31,7 @@ def test_options_of_two_feed_forwards_are_no_difference():
     assert not any(name.startswith(("model.", "training.", "data.")) for name in race.differing)
 
 
+@pytest.mark.slow
 def test_members_are_numbered_and_end_in_a_table(capsys: pytest.CaptureFixture):
     seen = []
 
@@ -47,6 +50,7 @@ def test_members_are_numbered_and_end_in_a_table(capsys: pytest.CaptureFixture):
     assert all("seed" in names for names in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["it's", "a b", "x=1,y", "${x}"])
 def test_temporary_and_working_folders_of_any_name(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / where

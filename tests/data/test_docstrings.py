@@ -30,6 +30,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["docstrings", "comments"])
 def test_the_corpus_has_one_fingerprint_everywhere(tmp_path, caplog, kind):
     corpus = open_corpus({"name": kind}, tmp_path)

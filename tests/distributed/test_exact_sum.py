@@ -16,6 +16,7 @@ MORE = ("training.max_steps=12", "training.log_every=1", "training.validate_ever
         "model.hidden_dropout_prob=0.1", "ffn.num_tables=16", "ffn.table_size=64")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_and_two_processes_learn_the_same_weights(tiny: Workspace, tmp_path: Path):
     one, two = tmp_path / "one", tmp_path / "two"
     output = end(start(*torchrun(2), TRAIN, *tiny.overrides(*MORE, f"output_dir={two}"), cwd=tmp_path))

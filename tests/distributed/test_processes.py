@@ -48,6 +48,7 @@ def agree(found: list[dict], expected: list[dict]) -> None:
         assert ours.get("validation_loss", 0) == pytest.approx(theirs.get("validation_loss", 0), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_four_or_one_go_on(tiny: Workspace, tmp_path: Path):
     """Fifty steps, stopped by SIGTERM on two processes: the losses are those of one process that was left alone."""
     folder = tmp_path / "two"
@@ -75,6 +76,7 @@ def test_two_processes_stop_together_and_four_or_one_go_on(tiny: Workspace, tmp_
     agree(metrics(copy), metrics(expected))
 
 
+@pytest.mark.slow
 def test_sharded_tables_train_and_save_and_any_number_goes_on(tiny: Workspace, tmp_path: Path):
     """FSDP by accelerate's own configuration; its checkpoints are as whole as any."""
     folder, expected = tmp_path / "sharded", tmp_path / "expected"
@@ -104,6 +106,7 @@ def test_sharded_tables_train_and_save_and_any_number_goes_on(tiny: Workspace, t
     agree(metrics(alone), lines)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_run(tiny: Workspace, tmp_path: Path):
     script = tmp_path / "dies.py"
     script.write_text(

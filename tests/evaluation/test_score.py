@@ -74,6 +74,7 @@ def test_a_run_whose_tokenizer_has_gaps_in_its_ids(tiny: Workspace, copy: Path, 
     assert result["unigram_perplexity"] == summary["unigram_perplexity"]
 
 
+@pytest.mark.slow
 def test_other_files_and_other_lengths(
     tiny: Workspace, run: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -45,6 +45,7 @@ def exported(ffn):
     return torch.export.export(module, inputs, dynamic_shapes=(dynamic, dynamic))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ffn", FFNS, ids=lambda ffn: ffn["name"])
 def test_torch_export(ffn, tmp_path):
     torch.export.save(exported(ffn), tmp_path / "model.pt2")
@@ -55,6 +56,7 @@ def test_torch_export(ffn, tmp_path):
             torch.testing.assert_close(loaded(*inputs), module(*inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ffn", FFNS, ids=lambda ffn: ffn["name"])
 def test_onnx(ffn, tmp_path):
     pytest.importorskip("onnxscript")

@@ -116,6 +116,7 @@ def trained(model, examples, folder, *, batch, accumulation, collator):
     return trainer.state.log_history[0]["loss"], torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_accumulation_changes_neither_loss_nor_gradient_under_transformers_trainer(task, tmp_path):
     cls, config, make = TASKS[task]

@@ -71,6 +71,7 @@ def test_from_a_pretrained_run(space, pretrained, files, tmp_path):
     assert line["validation_accuracy"] == summary["validation_accuracy"]
 
 
+@pytest.mark.slow
 def test_learns_what_a_word_says(space, files, tmp_path):
     summary = finetune(space, files, "training.max_epochs=20", f"output_dir={tmp_path / 'run'}")
     assert summary["pretrained_from"] is None
@@ -85,6 +86,7 @@ def test_the_saved_classifier_loads_with_its_label_names(space, files, tmp_path)
     assert answer[0]["label"] in ("negative", "positive")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_equal_to_the_last_bit(space, pretrained, files, tmp_path, one_thread):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finetune(space, files, f"checkpoint={pretrained}", f"output_dir={whole}")

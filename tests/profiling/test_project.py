@@ -24,6 +24,7 @@ def composed(*overrides):
     return compose("project_hardware", *overrides)
 
 
+@pytest.mark.slow
 def test_prints_every_axis_and_draws(tmp_path, capsys):
     project_hardware(composed("hardware=xeon_8480p", f"output={tmp_path}/figures", "tokens=512"))
     printed = capsys.readouterr().out

@@ -29,6 +29,7 @@ def records(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_tables_and_plots_of_a_race(tmp_path):
     write_race(tmp_path / "runs")
     text = compare_runs([tmp_path / "runs"], tmp_path / "out")
@@ -134,6 +135,7 @@ def test_damage_leaves_no_output_and_the_old_one_whole(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "out"}
 
 
+@pytest.mark.slow
 def test_cpu_times_are_shown_and_drawn(tmp_path):
     write_race(tmp_path / "runs")
     gemm = {"intermediate_size": 512, "hidden_act": "gelu"}
@@ -203,6 +205,7 @@ def test_lines_join_what_differs_in_one_option_of_the_feed_forward(tmp_path):
     assert sorted(lines_of(tmp_path / "three", *grid)) == [[(8000, 4.0), (16000, 3.9)], [(16000, 3.9), (32000, 3.7)]]
 
 
+@pytest.mark.slow
 def test_perplexity_against_a_swept_setting(tmp_path):
     write_race(tmp_path / "runs")
     compare_runs([tmp_path / "runs"], tmp_path / "out", swept=["ffn.num_tables", "ffn.hidden_act"])
@@ -228,6 +231,7 @@ def test_without_an_output_the_comparison_stands_beside_the_runs(tmp_path, monke
         default_output([Path("/a"), Path("/b")])
 
 
+@pytest.mark.slow
 def test_projected_times_are_shown_and_drawn_beside_measured_ones(tmp_path):
     write_race(tmp_path / "runs")
     gemm = {"ffn": "gemm", "ffn_options": {"intermediate_size": 512, "hidden_act": "gelu"}, "us_per_token": 3.0}

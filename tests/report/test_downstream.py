@@ -44,6 +44,7 @@ def test_scores_beside_perplexity_and_costs(tmp_path):
     assert new.perplexity is None and new.gain is None
 
 
+@pytest.mark.slow
 def test_tables_and_plots(tmp_path):
     write_downstream(tmp_path / "runs")
     latency = write_latency(

@@ -11,6 +11,7 @@ def script():
     return load_script("benchmark_encoder")
 
 
+@pytest.mark.slow
 def test_candidates_by_turns_and_a_stream(script, tmp_path, capsys):
     path = tmp_path / "encoder.json"
     script.main(

@@ -1,8 +1,11 @@
+import pytest
+
 from tests.report.synthetic import write_race, write_run
 from tests.scripts.loading import SCRIPTS
 from tests.training.tiny import run
 
 
+@pytest.mark.slow
 def test_the_script_is_the_command(tmp_path):
     write_race(tmp_path / "runs")
     done = run(str(SCRIPTS / "compare_runs.py"), "runs", "--sort", "perplexity", "--no-plots", cwd=tmp_path)
@@ -10,6 +13,7 @@ def test_the_script_is_the_command(tmp_path):
     assert (tmp_path / "runs" / "comparison" / "table.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_and_status_2(tmp_path):
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", steps=3000)

@@ -23,6 +23,7 @@ def entries(path):
     return {entry["ffn"]: entry for entry in json.loads(path.read_text())["variants"]}
 
 
+@pytest.mark.slow
 def test_trained_runs_are_measured_on_their_own_hidden_states(script, tmp_path, tmp_path_factory, capsys):
     space = workspace(tmp_path_factory.getbasetemp())
     for ffn in ("gemm", "lookup"):

@@ -16,6 +16,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace(tmp_path_factory.getbasetemp())
 
 
+@pytest.mark.slow
 def test_three_kills_change_nothing(tiny: Workspace, tmp_path: Path):
     soak = load_script("soak")
     overrides = [o for o in tiny.overrides("training.max_steps=200", "training.validate_every=30") if "cache" not in o]

@@ -24,6 +24,7 @@ from tests.training.tiny import Workspace, metrics, weights
 NOBODY = 65534
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [20_000, 200_000])  # the model does not fit; the optimizer's state does not
 def test_full_disk_at_a_checkpoint(size: int, tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole, folder, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"

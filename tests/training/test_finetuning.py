@@ -52,6 +52,7 @@ def test_glue(tmp_path, tmp_path_factory, capsys):
     assert finetune(compose("finetune", *overrides, f"output_dir={tmp_path / 'out'}")) == average
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, tmp_path_factory):
     space = workspace(tmp_path_factory.getbasetemp())
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"word{n},{'ab'[n % 2]}\n" for n in range(8)))

@@ -90,6 +90,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
 SKIPPING = ("training.max_steps=10", "training.log_every=2", "training.validate_every=5", "training.skip_nonfinite=2")
 
 
+@pytest.mark.slow
 def test_bad_batches_are_left_out_and_counted(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     with monkeypatch.context() as patch:

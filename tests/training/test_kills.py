@@ -113,6 +113,7 @@ def test_killed_while_preparing(point: str, whole: Path, tiny: Workspace, tmp_pa
     assert metrics(tmp_path / "run") == metrics(whole)
 
 
+@pytest.mark.slow
 def test_killed_members_of_a_sweep(whole: Path, tiny: Workspace, tmp_path: Path):
     def sweep() -> None:
         for seed in (0, 1):
@@ -147,6 +148,7 @@ def test_the_grad_scaler_goes_on(tiny: Workspace, tmp_path: Path, monkeypatch: p
     assert scales[0] == scales[1] and scales[0]["scale"] == 2.0**15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_the_model_a_run_started_from_may_go(
     named: bool, tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -103,6 +103,7 @@ def test_what_a_run_leaves(tiny: Workspace, tmp_path: Path, capsys: pytest.Captu
         tiny.train(f"output_dir={folder}")
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_one(
     tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -265,6 +266,7 @@ def test_plain_options(tiny: Workspace, tmp_path: Path):
     assert all(weight.dtype == torch.float32 for weight in weights(tmp_path / "run").values())
 
 
+@pytest.mark.slow
 def test_init_from(tiny: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     first = tmp_path / "first"
     tiny.train(f"output_dir={first}", "training.max_steps=3")

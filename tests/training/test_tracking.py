@@ -53,6 +53,7 @@ def test_unknown_tracker(tmp_path: Path):
         start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "wandbb"}}, "lookup-tiny-text")
 
 
+@pytest.mark.slow
 def test_wandb_without_credentials_writes_into_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     reached = []
     original = socket.socket.connect
@@ -177,6 +178,7 @@ for step in (1, 2):  # the second is a run that goes on
 """
 
 
+@pytest.mark.slow
 def test_trackio_keeps_a_run_on_this_machine(tmp_path: Path):
     folder = tmp_path / "run"
     folder.mkdir()

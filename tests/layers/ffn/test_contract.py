@@ -165,6 +165,7 @@ def test_unknown_ffn_names_the_nearest():
         build_ffn("lokup", hidden_size=32)
 
 
+@pytest.mark.slow
 @every_ffn
 def test_compiles(name):
     ffn, x = build_ffn(name, hidden_size=32).eval(), torch.randn(9, 32)

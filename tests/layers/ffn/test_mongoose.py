@@ -142,6 +142,7 @@ def test_cost_and_roles():
     assert ffn.parameter_roles() == {"hash": [ffn.projection]}
 
 
+@pytest.mark.slow
 def test_the_hash_learns_when_compiled():
     ffn = mongoose()
     ffn.compile(backend="aot_eager")

@@ -215,6 +215,7 @@ def test_model_round_trip(tmp_path):
     assert loaded.ffn_cost() == saved.ffn_cost()
 
 
+@pytest.mark.slow
 def test_compiles_to_one_graph():
     ffn, compiled = slide(), slide()
     compiled.compile(backend="aot_eager", fullgraph=True)

@@ -123,6 +123,7 @@ def test_cost():
     assert yoso(num_hashes=30, intermediate_size=400).cost().flops == sampled.flops
 
 
+@pytest.mark.slow
 def test_expectation_compiles():
     ffn = yoso(form="expectation")
     ffn.compile(backend="aot_eager")

@@ -34,6 +34,7 @@ def decided(double, x):
     return far
 
 
+@pytest.mark.slow
 @settings(max_examples=120)
 @given(options=feed_forwards(), M=tokens)
 def test_any_shape(options, M):

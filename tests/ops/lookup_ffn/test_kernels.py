@@ -63,6 +63,7 @@ def module_and_double(options):
     return ffn, copy.deepcopy(ffn).double()
 
 
+@pytest.mark.slow
 @settings(max_examples=180)
 @given(options=feed_forwards(), M=tokens, strided=st.booleans())
 def test_inference(options, M, strided):
@@ -97,6 +98,7 @@ def test_training(options, M):
     assert relative_error(gradients[ffn][0], gradients[double][0]) < 1e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=280)
 @given(
     M=tokens,

@@ -17,6 +17,7 @@ def ops():
     return torch.ops.lookupffn
 
 
+@pytest.mark.slow
 def test_opcheck():
     z, table = torch.randn(20, 15, requires_grad=True), torch.randn(5, 8, 12, requires_grad=True)
     opcheck(ops().lookup_forward.default, (z, table, 2, 48))
