@@ -36,6 +36,11 @@ _EXAMPLES = {
         "{command} -m ffn=gemm,lookup seed=0,1,2            one run after the other",
         "{command} -m experiment=race_tiny                  every feed-forward at two costs",
     ),
+    "finetune": (
+        "{command} checkpoint=outputs/<run> task=sst2 task.data=path/to/SST-2",
+        "{command} checkpoint=outputs/<run> task=classification task.train_files=a.tsv task.validation_files=b.tsv",
+        "{command} -m checkpoint=outputs/a,outputs/b task=glue task.data=path/to/glue seed=0,1,2",
+    ),
     "evaluate": (
         "{command} checkpoint=outputs/<run>",
         "{command} checkpoint=outputs/<run> data=text data.validation_files=mine.txt",
@@ -65,7 +70,8 @@ def help_text(config_name: str, command: str) -> str:
     lines += ["", "Settings that people change, and their values now:"]
     for name, text in (_SETTINGS.get(config_name) or _own_settings(config_name)).items():
         value = OmegaConf.select(cfg, name)
-        shown = f"{name}={'null' if value is None else value}" if _exists(cfg, name) else f"{name}="
+        value = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        shown = f"{name}={value}" if _exists(cfg, name) else f"{name}="
         lines.append(f"  {shown:<42} {text}".rstrip())
     lines += [
         "",
@@ -96,11 +102,17 @@ def _first_comment(path: Path, *, whole: bool = False) -> str:
             break
         if not line.startswith("# @"):
             found.append(line.removeprefix("#").strip())
-    return "\n".join(found) if whole else "".join(found[:1])
+    return "\n".join(found) if whole else "".join(found[:1]).removesuffix(":")
 
 
 def _own_settings(config_name: str) -> dict[str, str]:
     """The settings outside of all groups in a command's YAML, with the comments beside them."""
-    text = (CONFIG_DIR / f"{config_name}.yaml").read_text(encoding="utf-8")
-    found = re.findall(r"^(\w+):[^\n#]*(?:#[ ]*([^\n]*))?$", text, re.MULTILINE)
-    return {name: comment for name, comment in found if name not in ("defaults", "hydra")}
+    found, section = {}, ""
+    for line in (CONFIG_DIR / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines():
+        if match := re.fullmatch(r"( *)(\w+):([^#]*)(?:# *(.*))?", line):
+            indent, name, value, comment = match.groups()
+            if not indent:
+                section = name
+            if section not in ("defaults", "hydra") and value.strip():
+                found[f"{section}.{name}" if indent else name] = comment or ""
+    return found

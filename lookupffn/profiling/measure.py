@@ -43,15 +43,15 @@ def measure_machine(name: str | None = None, *, largest: int = LARGEST, progress
         A machine file's content: ``Machine.to_dict`` and, under "about", how it was measured.
 
     Raises:
-        UserError: no compiler, or too little memory.
+        UserError: a size that cannot be, too little memory, or no compiler.
     """
     start = time.monotonic()
     load = system.other_work()
     if load > _BUSY:
         logger.warning("the machine is busy: other work takes %.0f%% of it; figures will be too low", 100 * load)
+    largest = _affordable(largest)
     measured = loops()
     measured.measurements = measured.busy = 0
-    largest = _affordable(largest)
     sizes = [1 << power for power in range(SMALLEST.bit_length() - 1, largest.bit_length())]
     with tqdm(total=_steps(measured, sizes), desc="measuring", disable=not progress, file=sys.stderr) as bar:
         arithmetic, instructions = _arithmetic(measured, bar.update)

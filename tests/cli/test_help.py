@@ -26,6 +26,12 @@ def test_every_setting_it_names_exists():
         assert key in (OmegaConf.select(cfg, parent) if parent else cfg), name
 
 
+def test_settings_of_a_command_are_named_with_their_comments():
+    text = help_room.help_text("evaluate", "x")
+    assert re.search(r"^  evaluation\.max_tokens=null  +null: of the run's own", text, re.MULTILINE)
+    assert "overwrite=false " in help_room.help_text("finetune", "x") and "{" not in text
+
+
 def test_help_runs_nothing(capsys: pytest.CaptureFixture):
     run_main("train", lambda cfg: pytest.fail("it ran"), ["--help"])
     assert "Settings that people change" in capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_commit_says_when_files_differ(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_versions():
     found = versions()
-    assert found["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["torch"])  # PyPI's build for CUDA has its name in one of them
     assert {"python", "transformers", "lookupffn"} <= set(found) and None not in found.values()
 
 

@@ -5,6 +5,7 @@ held to one digest. ``scripts/pin_packages.py`` prints ``PINNED`` anew.
 """
 
 import base64
+import csv
 import hashlib
 import importlib.metadata
 import logging
@@ -90,17 +91,22 @@ class Package:
 
     def altered(self) -> str | None:
         """The first source that is not what the wheel brought, by the installer's own record."""
-        for entry in importlib.metadata.distribution(self.name).files or ():
-            path = self.files.get(entry.as_posix())
-            if path is None or entry.hash is None or entry.hash.mode != "sha256":
+        for name, recorded in _record(importlib.metadata.distribution(self.name)):
+            if name not in self.files or not recorded.startswith("sha256="):
                 continue
             try:
-                found = base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).decode().rstrip("=")
+                digest = hashlib.sha256(self.files[name].read_bytes()).digest()
             except OSError:
-                return entry.as_posix()
-            if found != entry.hash.value:
-                return entry.as_posix()
+                return name
+            if base64.urlsafe_b64encode(digest).decode().rstrip("=") != recorded.removeprefix("sha256="):
+                return name
         return None
+
+
+def _record(distribution: importlib.metadata.Distribution) -> list[tuple[str, str]]:
+    """Every file that a wheel brought, with its digest; ``files`` leaves out what is gone from Python 3.12 on."""
+    rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    return [(row[0], row[1]) for row in rows if len(row) == 3]
 
 
 def is_source(name: str) -> bool:
@@ -128,7 +134,7 @@ def installed(name: str) -> Package | None:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-    names = sorted(entry.as_posix() for entry in distribution.files or () if is_source(entry.as_posix()))
+    names = sorted(name for name, _ in _record(distribution) if is_source(name))
     version = distribution.version.split("+")[0]  # torch's builds for CPU and CUDA have the same sources
     return Package(name, version, {entry: Path(str(distribution.locate_file(entry))) for entry in names})
 
