@@ -13,7 +13,7 @@ with respect to inputs and to weights).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 BYTES_PER_PARAMETER = 4  # float32
 TRAINING_MULTIPLE = 3
@@ -121,11 +121,18 @@ def gather(num_tables: int, num_probes: int, hidden_size: int) -> dict[str, floa
     return {"gather": 2 * num_tables * num_probes * hidden_size}
 
 
-def attention(hidden_size: int, sequence_length: int) -> Cost:
-    """Bidirectional self-attention of one layer: four projections, and scores and sums over the whole sequence."""
-    projections = linear(hidden_size, hidden_size).scaled(4)
+def attention(hidden_size: int, sequence_length: int, projections: Cost | None = None) -> Cost:
+    """Bidirectional self-attention of one layer: projections, and scores and sums over the whole sequence.
+
+    Args:
+        hidden_size: of the layer.
+        sequence_length: tokens attention runs over.
+        projections: of queries, keys, values and output together; dense ones if None.
+    """
+    if projections is None:
+        projections = linear(hidden_size, hidden_size).scaled(4)
     flops = {"projections": projections.flops, "scores": 2 * 2 * sequence_length * hidden_size}
-    return of(flops, projections.parameters)
+    return replace(projections, flops_by_part=flops)
 
 
 def embeddings(hidden_size: int, vocab_size: int, positions: int, token_types: int) -> Cost:

@@ -161,7 +161,16 @@ class InitialisationSettings:
 
 
 @dataclass(kw_only=True)
-class ModelSettings(InitialisationSettings):
+class AttentionSettings:
+    """What attention's projections are; see LookupRobertaConfig, which has these fields too."""
+
+    attention_projection: str = option("dense", choices=("dense", "lookup"), later=True)
+    attention_tables: int | None = option(None, at_least=1, null="hidden_size / 8", later=True)
+    attention_probes: int = option(3, at_least=1, later=True)
+
+
+@dataclass(kw_only=True)
+class ModelSettings(InitialisationSettings, AttentionSettings):
     """The `model` section."""
 
     name: str = option("", recipe=True)

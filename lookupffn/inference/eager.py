@@ -6,6 +6,7 @@ Dimensions: B sequences, L tokens a sequence, M tokens that are not padding, d h
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from lookupffn.layers.ffn.lookup import LookupFFN
 from lookupffn.models import LookupRobertaModel
+from lookupffn.models.modeling import attention_projections
 
 
 class TorchEncoder:
@@ -24,7 +26,7 @@ class TorchEncoder:
         self.dtype = dtype
         self.heads = model.config.num_attention_heads
         self.embeddings = model.embeddings
-        self.layers = [self._prepared(layer) for layer in model.encoder.layer]
+        self.layers = [self._layer(layer) for layer in model.encoder.layer]
         self.norm = self._cast(model.LayerNorm)
         self.lm_head = None if lm_head is None else self._cast(lm_head)
 
@@ -32,14 +34,23 @@ class TorchEncoder:
         same = all(p.dtype is self.dtype for p in module.parameters())
         return module if same else copy.deepcopy(module).to(self.dtype)
 
-    def _prepared(self, layer: nn.Module) -> tuple:
-        own = layer.attention.self
-        parts = (own.query, own.key, own.value)
-        weight = torch.cat([p.weight.detach() for p in parts]).to(self.dtype)
-        bias = torch.cat([p.bias.detach() for p in parts]).to(self.dtype)
-        kept = (layer.attention.LayerNorm, layer.attention.output.dense, layer.ffn_layer_norm, layer.ffn)
-        *norms, ffn = (self._cast(module) for module in kept)
-        return weight, bias, *norms, ffn.prepared() if isinstance(ffn, LookupFFN) else ffn
+    def _prepared(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        module = self._cast(module)
+        return module.prepared() if isinstance(module, LookupFFN) else module
+
+    def _layer(self, layer: nn.Module) -> tuple[Callable[[Tensor], Tensor], ...]:
+        *parts, output = attention_projections(layer.attention)
+        rest = (layer.attention.LayerNorm, output, layer.ffn_layer_norm, layer.ffn)
+        return self._query_key_value(parts), *(self._prepared(module) for module in rest)
+
+    def _query_key_value(self, parts: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+        """[M, d] to [M, 3d]."""
+        if any(isinstance(part, LookupFFN) for part in parts):
+            functions = [self._prepared(part) for part in parts]
+            return lambda x: torch.cat([function(x) for function in functions], 1)
+        weight = torch.cat([part.weight.detach() for part in parts]).to(self.dtype)
+        bias = torch.cat([part.bias.detach() for part in parts]).to(self.dtype)
+        return lambda x: F.linear(x, weight, bias)
 
     @torch.inference_mode()
     def encode(
@@ -58,9 +69,8 @@ class TorchEncoder:
             if not bool(keep.all()):
                 kept, mask = keep.flatten().nonzero().squeeze(1), keep[:, None, None, :]
                 h = h[kept]
-        for qkv, qkv_bias, attention_norm, output, ffn_norm, ffn in self.layers:
-            projected = F.linear(attention_norm(h), qkv, qkv_bias)
-            h = h + output(self._attention(projected, B, L, kept, mask))
+        for qkv, attention_norm, output, ffn_norm, ffn in self.layers:
+            h = h + output(self._attention(qkv(attention_norm(h)), B, L, kept, mask))
             h = h + ffn(ffn_norm(h))
         h = self.norm(h)
         if kept is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lookupffn.errors import UserError
-from lookupffn.inference.standard import StandardModel
+from lookupffn.inference.standard import StandardLookup, StandardModel
 from lookupffn.models.modeling import LookupRobertaPreTrainedModel
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def _write_openvino(model: StandardModel, folder: Path, precision: str, calibrat
     converted.reshape({0: [-1, -1], 1: [-1, -1]})
     if precision == "int8":
         (nncf,) = needed("nncf")
-        hashes = {tuple(ffn.hash.weight.shape) for ffn in model.ffns if hasattr(ffn, "hash")}
+        hashes = {tuple(module.hash.weight.shape) for module in model.modules() if isinstance(module, StandardLookup)}
         excluded = [
             op.get_friendly_name()
             for op in converted.get_ops()
@@ -169,19 +169,27 @@ def _write_onnx(model: StandardModel, folder: Path, precision: str, calibration:
 def load(path: Path, threads: int | None = None, *, bfloat16: bool = False) -> Runner:
     """A function of input_ids and attention_mask (int64 [B, L]) that runs an exported file; torch has no part in it."""
     if path.suffix == ".xml":
-        (openvino,) = needed("openvino")
-        precision = "bf16" if bfloat16 else "f32"
-        config = {
-            "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": precision
-        }  # fmt: skip
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
-        request = openvino.Core().compile_model(path, "CPU", config).create_infer_request()
+        request = openvino_request(path, threads, bfloat16=bfloat16)
         return lambda ids, mask: request.infer({0: ids, 1: mask})[0]
+    session = onnx_session(path, threads)
+    return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def openvino_request(model: Any, threads: int | None = None, *, bfloat16: bool = False) -> Any:
+    """An inference request of OpenVINO for a model or its file, for the least latency of one call."""
+    (openvino,) = needed("openvino")
+    precision = "bf16" if bfloat16 else "f32"
+    config = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": precision}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return openvino.Core().compile_model(model, "CPU", config).create_infer_request()
+
+
+def onnx_session(path: Path, threads: int | None = None) -> Any:
+    """A session of ONNX Runtime on the CPU."""
     (onnxruntime,) = needed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -78,6 +78,8 @@ def declines(model: LookupRobertaModel) -> str | None:
         return "the model is not on the CPU"
     if config.is_decoder or config.add_cross_attention:
         return "the model is a decoder"
+    if config.attention_projection != "dense":
+        return f"attention_projection={config.attention_projection} has no int8 form"
     if config.hidden_size // config.num_attention_heads % 16:
         return f"heads of {config.hidden_size // config.num_attention_heads} columns are not a multiple of 16"
     for ffn in model.feed_forwards():

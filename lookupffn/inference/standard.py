@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lookupffn.errors import UserError
 from lookupffn.layers.ffn.lookup import LookupFFN
-from lookupffn.models.modeling import LookupRobertaPreTrainedModel
+from lookupffn.models.modeling import LookupRobertaPreTrainedModel, attention_projections
 
 MOST_PROBES = 4
 
@@ -79,6 +79,18 @@ class StandardLookup(nn.Module):
         return (y + self.bias).view(x.shape)
 
 
+def _standard(module: nn.Module) -> nn.Module:
+    return StandardLookup(module) if isinstance(module, LookupFFN) else copy.deepcopy(module)
+
+
+class _StandardLayer(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.attention_norm, self.ffn_norm = layer.attention.LayerNorm, layer.ffn_layer_norm
+        self.query, self.key, self.value, self.output = map(_standard, attention_projections(layer.attention))
+        self.ffn = _standard(layer.ffn)
+
+
 class StandardModel(nn.Module):
     """The encoder and its head, from input_ids and attention_mask [B, L] to logits, or to the last hidden state."""
 
@@ -90,10 +102,8 @@ class StandardModel(nn.Module):
         self.padding = -1 if em.padding_idx is None else em.padding_idx  # none: positions count from 0
         self.words, self.positions, self.norm = em.word_embeddings, em.position_embeddings, em.LayerNorm
         self.register_buffer("token_type", em.token_type_embeddings.weight[0].detach())
-        self.layers = base.encoder.layer
-        self.ffns = nn.ModuleList(
-            StandardLookup(ffn) if isinstance(ffn, LookupFFN) else copy.deepcopy(ffn) for ffn in model.feed_forwards()
-        )
+        self.layers = nn.ModuleList(_StandardLayer(layer) for layer in base.encoder.layer)
+        self.scaling = (model.config.hidden_size // self.heads) ** -0.5
         self.last_norm = base.LayerNorm
         self.head = None
         if head:
@@ -105,17 +115,16 @@ class StandardModel(nn.Module):
         positions = real.cumsum(1) * real + self.padding
         h = self.norm(self.words(input_ids) + self.token_type + self.positions(positions))
         bias = (1 - attention_mask.to(h.dtype))[:, None, None, :] * -1e9
-        for layer, ffn in zip(self.layers, self.ffns, strict=True):
-            h = h + self._attention(layer.attention, h, bias)
-            h = h + ffn(layer.ffn_layer_norm(h))
+        for layer in self.layers:
+            h = h + self._attention(layer, h, bias)
+            h = h + layer.ffn(layer.ffn_norm(h))
         h = self.last_norm(h)
         return h if self.head is None else self.head(h)
 
-    def _attention(self, attention: nn.Module, h: Tensor, bias: Tensor) -> Tensor:
-        x, own = attention.LayerNorm(h), attention.self
+    def _attention(self, layer: _StandardLayer, h: Tensor, bias: Tensor) -> Tensor:
+        x = layer.attention_norm(h)
         q, k, v = (
-            part(x).unflatten(-1, (self.heads, own.attention_head_size)).transpose(1, 2)
-            for part in (own.query, own.key, own.value)
+            part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (layer.query, layer.key, layer.value)
         )
-        shares = (torch.matmul(q, k.transpose(2, 3)) * own.scaling + bias).softmax(-1)
-        return attention.output.dense(torch.matmul(shares, v).transpose(1, 2).flatten(2))
+        shares = (torch.matmul(q, k.transpose(2, 3)) * self.scaling + bias).softmax(-1)
+        return layer.output(torch.matmul(shares, v).transpose(1, 2).flatten(2))

@@ -1,6 +1,6 @@
 """Feed-forwards: one a file, all under the contract of base.py."""
 
-from lookupffn.layers.base import ROLES, FeedForward, Options, feed_forwards_in
+from lookupffn.layers.base import ROLES, FeedForward, Options
 from lookupffn.layers.registry import build_ffn, ffn_class, ffn_names, resolve_options
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "FeedForward",
     "Options",
     "build_ffn",
-    "feed_forwards_in",
     "ffn_class",
     "ffn_names",
     "resolve_options",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -133,12 +133,3 @@ class FeedForward(nn.Module, ABC):
     def statistics(self) -> dict[str, float]:
         """Named figures of the tokens seen since ``collect_statistics(True)``; none by default."""
         return {}
-
-
-def feed_forwards_in(module: nn.Module) -> Iterator[FeedForward]:
-    """The feed-forwards inside a module, in the order of its children; not those inside one of them."""
-    for child in module.children():
-        if isinstance(child, FeedForward):
-            yield child
-        else:
-            yield from feed_forwards_in(child)

@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedTokenizerBase, RobertaPreLayerNormConfig
 
 from lookupffn.config.schema import read
-from lookupffn.config.sections import InitialisationSettings, ModelSettings, read_section
+from lookupffn.config.sections import AttentionSettings, InitialisationSettings, ModelSettings, read_section
 from lookupffn.errors import UserError, first_line
 from lookupffn.layers import ffn_class, resolve_options
 from lookupffn.models.hub import RELAY, RELAY_TEXT, auto_map
@@ -38,7 +38,7 @@ AUTO_CLASSES = {
 
 
 @strict
-class LookupRobertaConfig(InitialisationSettings, RobertaPreLayerNormConfig):
+class LookupRobertaConfig(InitialisationSettings, AttentionSettings, RobertaPreLayerNormConfig):
     """transformers' RobertaPreLayerNormConfig and the choice of feed-forward.
 
     Args:
@@ -48,6 +48,10 @@ class LookupRobertaConfig(InitialisationSettings, RobertaPreLayerNormConfig):
             arXiv 1706.03762, section 3.5, scaled to initializer_range), from which attention finds neighbours sooner.
         attention_init: how attention's matrices start: "normal", as BERT's, or "mimetic" (see initialization.py), from
             which, with sinusoidal positions, it looks at neighbours at once.
+        attention_projection: what queries, keys, values and attention's output are projected by: "dense" matrices, or
+            "lookup", the operation of ffn=lookup; with attention_init="mimetic" its tables start near those matrices.
+        attention_tables: tables of each such lookup; hidden_size / 8 if None.
+        attention_probes: rows that it reads of each table.
         first_position: row of the position embeddings that belongs to the first token; if None RoBERTa's, which is the
             one after pad_token_id, or 0 without padding.
 
@@ -72,8 +76,11 @@ class LookupRobertaConfig(InitialisationSettings, RobertaPreLayerNormConfig):
                 f"model: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}"
             )
-        starts = {field.name: getattr(self, field.name) for field in fields(InitialisationSettings)}
-        read(InitialisationSettings, starts, "model.", "option of model")
+        for settings in (InitialisationSettings, AttentionSettings):
+            given = {field.name: getattr(self, field.name) for field in fields(settings)}
+            read(settings, given, "model.", "option of model")
+        if self.attention_projection == "lookup":
+            resolve_options("lookup", self.hidden_size, self.attention_lookup)
         options = dict(self.ffn or {"name": "gemm"})
         if "name" not in options:
             raise UserError('ffn has no name; give a dictionary such as {"name": "lookup", "num_tables": 8}')
@@ -107,6 +114,12 @@ class LookupRobertaConfig(InitialisationSettings, RobertaPreLayerNormConfig):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Nothing to do: saved folders name the package that has the classes, they do not hold a copy of them."""
+
+    @property
+    def attention_lookup(self) -> dict[str, Any]:
+        """Options of the lookups that take the place of attention's projections."""
+        tables = self.attention_tables or max(1, self.hidden_size // 8)
+        return {"num_tables": tables, "num_probes": self.attention_probes}
 
     @property
     def max_positions(self) -> int:

@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization
 
+from lookupffn.layers.ffn.lookup import LookupFFN
+from lookupffn.ops import hash_scores
+
 # products of the weights at the start: query with key, value with output
 QUERY_KEY, VALUE_OUTPUT = 1.0, 0.4
+# that a lookup's start is fitted on
+_INPUTS_PER_BIT = 8
 
 
 def sinusoids(positions: int, size: int, std: float) -> Tensor:
@@ -30,27 +35,59 @@ def sinusoids(positions: int, size: int, std: float) -> Tensor:
 
 
 @torch.no_grad()
-def mimetic_attention(query: nn.Linear, key: nn.Linear, value: nn.Linear, output: nn.Linear, num_heads: int) -> None:
+def mimetic_attention(query: nn.Module, key: nn.Module, value: nn.Module, output: nn.Module, num_heads: int) -> None:
     """Attention that starts as trained attention looks: tokens attend to tokens like them and pass on what is there.
 
     As Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (arXiv 2305.09828): products of query and
     key, and of value and output, are multiples of the identity. Departures: no noise; every head compares the first
     features, which hold the short wavelengths of ``sinusoids`` and so tell neighbours from others; the product of value
-    and output is positive, so that a token starts as itself and the mean of its neighbours.
+    and output is positive, so that a token starts as itself and the mean of its neighbours. A lookup starts near such a
+    matrix.
 
     Args:
-        query: weight [d, d], also the next three.
+        query: nn.Linear or LookupFFN from d to d, also the next three.
         key: see query.
         value: see query.
         output: see query.
         num_heads: of d / num_heads features each.
     """
-    identity_dd = torch.eye(query.weight.shape[0])
+    identity_dd = torch.eye(output.out_features)
     first_dd = identity_dd[: len(identity_dd) // num_heads].repeat(num_heads, 1)
-    for linear, start_dd, product in (
+    for projection, start_dd, product in (
         (query, first_dd, QUERY_KEY),
         (key, first_dd, QUERY_KEY),
         (value, identity_dd, VALUE_OUTPUT),
         (output, identity_dd, VALUE_OUTPUT),
     ):
-        initialization.copy_(linear.weight, sqrt(product) * start_dd.to(linear.weight))
+        weight_dd = sqrt(product) * start_dd
+        if isinstance(projection, LookupFFN):
+            start_as_linear(projection, weight_dd)
+        else:
+            initialization.copy_(projection.weight, weight_dd.to(projection.weight))
+
+
+@torch.no_grad()
+def start_as_linear(lookup: LookupFFN, weight_od: Tensor) -> None:
+    """Sets a lookup's tables so that it starts near a linear map.
+
+    The row of a code is a sum over its bits, each adding or subtracting a vector of its own. These vectors are the
+    least-squares fit of the map on normal inputs.
+
+    Args:
+        lookup: its projection is kept.
+        weight_od: the map from d to o, as nn.Linear has it.
+    """
+    table, o = lookup.table, lookup.options
+    if table.is_meta:
+        return
+    T, S, t, d = o.num_tables, o.table_size, o.bits, lookup.in_features
+    generator = torch.Generator().manual_seed(0)
+    x_Md = torch.randn(_INPUTS_PER_BIT * T * t, d, generator=generator, dtype=torch.float64)
+    z_MTt = (x_Md @ lookup.projection_matrix().cpu().t()).view(-1, T, t)
+    codes_MTN, scores_MTN = hash_scores(z_MTt, o.num_probes, o.normaliser)
+    signs_St = (2 * (torch.arange(S).unsqueeze(1) >> torch.arange(t) & 1) - 1).double()
+    added_MB = (signs_St[codes_MTN.long()] * scores_MTN.unsqueeze(-1)).sum(2).flatten(1)
+    products_BB = added_MB.t() @ added_MB
+    products_BB.diagonal().add_(1e-3 * products_BB.diagonal().mean())
+    vectors_Ttd = torch.linalg.solve(products_BB, added_MB.t() @ x_Md).view(T, t, d)
+    initialization.copy_(table, (signs_St @ vectors_Ttd @ weight_od.double().t()).to(table))

@@ -25,7 +25,7 @@ from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm impo
 
 from lookupffn import cost
 from lookupffn.errors import UserError
-from lookupffn.layers import FeedForward, build_ffn, feed_forwards_in
+from lookupffn.layers import FeedForward, build_ffn
 from lookupffn.models.configuration import LookupRobertaConfig
 from lookupffn.models.initialization import mimetic_attention, sinusoids
 from lookupffn.models.state_dict import check_local_folder, lay_out_as_new
@@ -39,10 +39,18 @@ class LookupRobertaLayer(RobertaPreLayerNormLayer):
         del self.intermediate, self.output  # the two halves of the stock GEMM feed-forward
         # stock code refuses lengths that are no multiple of it: chunks are cut below
         self.chunk_tokens, self.chunk_size_feed_forward = self.chunk_size_feed_forward, 0
+        if config.attention_projection == "lookup":
+            self._project_by_lookup(config)
         options = dict(config.ffn)
         self.ffn_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.ffn = build_ffn(options.pop("name"), hidden_size=config.hidden_size, **options)
         self.ffn_dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def _project_by_lookup(self, config: LookupRobertaConfig) -> None:
+        own = self.attention.self
+        own.query, own.key, own.value, self.attention.output.dense = (
+            build_ffn("lookup", hidden_size=config.hidden_size, **config.attention_lookup) for _ in range(4)
+        )
 
     def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
         """[B, L, d] to [B, L, d]."""
@@ -99,12 +107,11 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
             weight = module.position_embeddings.weight
             initialization.copy_(weight, sinusoids(*weight.shape, std=self.config.initializer_range).to(weight))
         elif isinstance(module, RobertaPreLayerNormAttention) and self.config.attention_init == "mimetic":
-            own = module.self
-            mimetic_attention(own.query, own.key, own.value, module.output.dense, self.config.num_attention_heads)
+            mimetic_attention(*attention_projections(module), self.config.num_attention_heads)
 
     def feed_forwards(self) -> list[FeedForward]:
-        """Every module under the feed-forward contract, from the first layer to the last."""
-        return list(feed_forwards_in(self))
+        """The feed-forward of each layer, from the first to the last; not the lookups that project for attention."""
+        return [layer.ffn for layer in self.base_model.encoder.layer]
 
     def quantize_tables(self) -> None:
         """Round the tables of every lookup feed-forward to int8; ``save_pretrained`` then saves them so."""
@@ -167,6 +174,14 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
         one = cost.gemm_ffn(self.config.hidden_size, self.config.intermediate_size)
         return one.scaled(self.config.num_hidden_layers)
 
+    def _attention_cost(self, sequence_length: int) -> cost.Cost:
+        """Of one token in the attention of one layer."""
+        projections = None
+        if self.config.attention_projection == "lookup":
+            attention = self.base_model.encoder.layer[0].attention
+            projections = cost.total(lookup.cost() for lookup in attention_projections(attention))
+        return cost.attention(self.config.hidden_size, sequence_length, projections)
+
     def cost(self, sequence_length: int, mask_rate: float = 0.15) -> cost.Cost:
         """Cost of one token in the whole masked language model.
 
@@ -179,12 +194,18 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
         return cost.total(
             [
                 self.ffn_cost().prefixed("ffn"),
-                cost.attention(c.hidden_size, sequence_length).scaled(c.num_hidden_layers).prefixed("attention"),
+                self._attention_cost(sequence_length).scaled(c.num_hidden_layers).prefixed("attention"),
                 cost.embeddings(c.hidden_size, c.vocab_size, c.max_position_embeddings, c.type_vocab_size),
                 norms,
                 cost.lm_head(c.hidden_size, c.vocab_size, mask_rate),
             ]
         )
+
+
+def attention_projections(attention: RobertaPreLayerNormAttention) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+    """What gives queries, keys, values and the output: nn.Linear, or LookupFFN."""
+    own = attention.self
+    return own.query, own.key, own.value, attention.output.dense
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from lookupffn.config.schema import option
 from lookupffn.errors import unknown_name
 from lookupffn.layers.base import FeedForward, Options, require
 from lookupffn.layers.usage import UsageCounter, entropy_bits, used
-from lookupffn.ops.bh4 import FACTORS, next_power_of_two
+from lookupffn.ops.bh4 import FACTORS, next_power_of_two, reference
 from lookupffn.ops.hash import NORMALISERS
 from lookupffn.ops.limits import MAX_BITS
 from lookupffn.ops.transforms import transformed
@@ -170,6 +170,15 @@ class LookupFFN(FeedForward):
             [M, T, tau].
         """
         return ops.hash_inputs(x, self._weights())
+
+    @torch.no_grad()
+    def projection_matrix(self) -> Tensor:
+        """The projection without its bias as one matrix [T * tau, d], in float64: the same on every machine."""
+        if self.options.projection == "dense":
+            return self.projection.double()
+        unit = torch.eye(self.in_features, dtype=torch.float64, device=self.projection.device)
+        offset = torch.zeros(self.hash_size, dtype=torch.float64, device=self.projection.device)
+        return reference.bh4_mix(unit, self.projection.double(), offset, self.options.alpha).t()
 
     def _weights(self) -> ops.LookupWeights:
         return ops.LookupWeights(

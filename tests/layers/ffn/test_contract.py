@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from lookupffn import UserError, build_ffn
-from lookupffn.layers import feed_forwards_in, ffn_class, ffn_names
+from lookupffn.layers import ffn_class, ffn_names
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "ffn").glob("*.yaml"))
 every_ffn = pytest.mark.parametrize("name", ffn_names())
@@ -81,12 +81,6 @@ def test_lookup_costs_its_own_outputs():
 def test_bad_out_features(outputs):
     with pytest.raises(UserError, match="out_features must be a positive integer"):
         build_ffn("gemm", hidden_size=32, out_features=outputs)
-
-
-def test_feed_forwards_are_found_by_type_whatever_they_are_called():
-    inner = build_ffn("gemm", hidden_size=8)
-    module = torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(8, 8), inner), build_ffn("none", hidden_size=8)])
-    assert list(feed_forwards_in(module)) == [inner, module[1]]
 
 
 @every_ffn
