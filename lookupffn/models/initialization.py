@@ -18,6 +18,11 @@ QUERY_KEY, VALUE_OUTPUT = 1.0, 0.4
 _INPUTS_PER_BIT = 8
 
 
+def frequencies(positions: int, size: int) -> Tensor:
+    """[size / 2, rounded up] radians a position, from 1 down to 1 / positions."""
+    return positions ** -torch.linspace(0, 1, (size + 1) // 2)
+
+
 def sinusoids(positions: int, size: int, std: float) -> Tensor:
     """Sines and cosines of the position, wavelengths from 2 pi to 2 pi times the number of positions.
 
@@ -29,20 +34,39 @@ def sinusoids(positions: int, size: int, std: float) -> Tensor:
     Returns:
         [positions, size] float32.
     """
-    frequency_F = positions ** -torch.linspace(0, 1, (size + 1) // 2)
-    angle_PF = torch.arange(positions).unsqueeze(1) * frequency_F
+    angle_PF = torch.arange(positions).unsqueeze(1) * frequencies(positions, size)
     return std * 2**0.5 * torch.stack([angle_PF.sin(), angle_PF.cos()], -1).flatten(1)[:, :size]
 
 
+def rotation(positions: int, size: int, offset: int) -> Tensor:
+    """What takes the ``sinusoids`` of a position to those of the position ``offset`` later.
+
+    Args:
+        positions: as in ``sinusoids``.
+        size: see positions.
+        offset: positions, negative for earlier ones.
+
+    Returns:
+        [size, size] float32, orthogonal.
+    """
+    angle_F = offset * frequencies(positions, size)
+    cos, sin = angle_F.cos(), angle_F.sin()
+    pairs = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], 1)
+    return torch.block_diag(*pairs)[:size, :size]
+
+
 @torch.no_grad()
-def mimetic_attention(query: nn.Module, key: nn.Module, value: nn.Module, output: nn.Module, num_heads: int) -> None:
-    """Attention that starts as trained attention looks: tokens attend to tokens like them and pass on what is there.
+def mimetic_attention(
+    query: nn.Module, key: nn.Module, value: nn.Module, output: nn.Module, num_heads: int, positions: int | None
+) -> None:
+    """Attention that starts as trained attention looks: each head at one neighbour, passing on what is there.
 
     As Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (arXiv 2305.09828): products of query and
     key, and of value and output, are multiples of the identity. Departures: no noise; every head compares the first
-    features, which hold the short wavelengths of ``sinusoids`` and so tell neighbours from others; the product of value
-    and output is positive, so that a token starts as itself and the mean of its neighbours. A lookup starts near such a
-    matrix.
+    features, which hold the short wavelengths of ``sinusoids`` and so tell neighbours apart; the heads' queries are
+    turned to the tokens 1 before, 1 after, 2 before and so on, without which heads are alike and left is as right; the
+    product of value and output is positive, so that a token starts as itself and the mean of its neighbours. A lookup
+    starts near such a matrix.
 
     Args:
         query: nn.Linear or LookupFFN from d to d, also the next three.
@@ -50,12 +74,17 @@ def mimetic_attention(query: nn.Module, key: nn.Module, value: nn.Module, output
         value: see query.
         output: see query.
         num_heads: of d / num_heads features each.
+        positions: rows of the sinusoidal position embeddings; None where positions start at random, and every head
+            compares tokens with themselves.
     """
-    identity_dd = torch.eye(output.out_features)
-    first_dd = identity_dd[: len(identity_dd) // num_heads].repeat(num_heads, 1)
+    d = output.out_features
+    identity_dd, head = torch.eye(d), d // num_heads
+    first_hd = identity_dd[:head]
+    offsets = [(h // 2 + 1) * (-1) ** (h + 1) for h in range(num_heads)]
+    turned = [first_hd if positions is None else rotation(positions, d, offset)[:head] for offset in offsets]
     for projection, start_dd, product in (
-        (query, first_dd, QUERY_KEY),
-        (key, first_dd, QUERY_KEY),
+        (query, torch.cat(turned), QUERY_KEY),
+        (key, first_hd.repeat(num_heads, 1), QUERY_KEY),
         (value, identity_dd, VALUE_OUTPUT),
         (output, identity_dd, VALUE_OUTPUT),
     ):

@@ -107,7 +107,9 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
             weight = module.position_embeddings.weight
             initialization.copy_(weight, sinusoids(*weight.shape, std=self.config.initializer_range).to(weight))
         elif isinstance(module, RobertaPreLayerNormAttention) and self.config.attention_init == "mimetic":
-            mimetic_attention(*attention_projections(module), self.config.num_attention_heads)
+            c = self.config
+            positions = c.max_position_embeddings if c.position_init == "sinusoidal" else None
+            mimetic_attention(*attention_projections(module), c.num_attention_heads, positions)
 
     def feed_forwards(self) -> list[FeedForward]:
         """The feed-forward of each layer, from the first to the last; not the lookups that project for attention."""
