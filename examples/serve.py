@@ -25,11 +25,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 from transformers import PreTrainedTokenizerBase
+
+try:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+except ImportError as error:
+    sys.exit(f"error: this example needs starlette and uvicorn: pip install starlette uvicorn ({error})")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

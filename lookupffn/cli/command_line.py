@@ -34,6 +34,18 @@ from lookupffn.errors import UserError, unknown_name
 # sweeps larger than this are checked on their first members only, so that the check stays a matter of a second
 CHECKED_MEMBERS = 64
 
+# Hydra's own plug-ins: the package that each name is in
+_ENGINES = {
+    "launcher": {
+        "basic": "hydra-core", "joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher",
+        "ray_aws": "hydra-ray-launcher", "rq": "hydra-rq-launcher", "submitit_local": "hydra-submitit-launcher",
+        "submitit_slurm": "hydra-submitit-launcher",
+    },
+    "sweeper": {
+        "basic": "hydra-core", "ax": "hydra-ax-sweeper", "nevergrad": "hydra-nevergrad-sweeper",
+        "optuna": "hydra-optuna-sweeper",
+    },
+}  # fmt: skip
 
 Check = Callable[[DictConfig], object]
 
@@ -217,8 +229,10 @@ def compose(config_name: str, lines: list[str], *, with_hydra: bool = False) -> 
         return hydra.compose(config_name, lines, return_hydra_config=with_hydra)
     except MissingConfigException as error:
         part, _, name = str(error.missing_cfg_file).removeprefix("hydra/").partition("/")
-        if part in ("launcher", "sweeper"):
-            raise UserError(f"hydra/{part}={name} is not installed: pip install hydra-{name}-{part}") from None
+        if part in _ENGINES:
+            if name not in _ENGINES[part]:
+                raise unknown_name(f"hydra/{part}", name, _ENGINES[part]) from None
+            raise UserError(f"hydra/{part}={name} is not installed: pip install {_ENGINES[part][name]}") from None
         raise UserError(one_line(error)) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises all three for overrides
         raise UserError(one_line(error)) from None

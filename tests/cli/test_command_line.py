@@ -82,10 +82,20 @@ def test_a_sweep_stored_in_an_experiment_is_checked_and_can_be_narrowed(tmp_path
     assert read_command_line("train", ["-m", "experiment=mine", "ffn=gemm"], folder).multirun
 
 
-@pytest.mark.parametrize("part", ["launcher", "sweeper"])
-def test_an_engine_that_is_not_installed(part: str):
-    with pytest.raises(UserError, match=f"pip install hydra-nosuch-{part}"):
-        read_command_line("train", ["-m", f"hydra/{part}=nosuch", "seed=0,1"])
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("launcher=rq", "pip install hydra-rq-launcher"),
+        ("launcher=ray_aws", "pip install hydra-ray-launcher"),
+        ("sweeper=nevergrad", "pip install hydra-nevergrad-sweeper"),
+        # no package of a mistyped name is recommended
+        ("launcher=jolib", "unknown hydra/launcher 'jolib': did you mean 'joblib'"),
+        ("sweeper=nosuch", "unknown hydra/sweeper 'nosuch'"),
+    ],
+)
+def test_an_engine_that_is_not_installed(engine: str, message: str):
+    with pytest.raises(UserError, match=message):
+        read_command_line("train", ["-m", f"hydra/{engine}", "seed=0,1"])
 
 
 @pytest.mark.parametrize(
