@@ -39,6 +39,7 @@ class _State:
     owner: int | None = None  # the process that installed them; None while there are none
     received: int | None = None
     deferring = False
+    before_raising: Callable[[], object] | None = None
 
 
 def name(signum: int) -> str:
@@ -59,6 +60,8 @@ def _handle(signum: int, frame: FrameType | None) -> None:
         return
     _State.received = signum
     if not _State.deferring:
+        if _State.before_raising is not None:
+            _State.before_raising()
         raise Interrupted(signum)
     if os.environ.get("RANK", "0") == "0":
         # not through logging, which this may have interrupted halfway through a line
@@ -80,6 +83,16 @@ def handling() -> Iterator[None]:
         for signum, handler in before.items():
             signal.signal(signum, handler)
         _State.owner = None
+
+
+@contextmanager
+def stopping_first(others: Callable[[], object]) -> Iterator[None]:
+    """Inside the block the first signal calls ``others``, which stops what else runs, before it raises."""
+    _State.before_raising = others
+    try:
+        yield
+    finally:
+        _State.before_raising = None
 
 
 @contextmanager

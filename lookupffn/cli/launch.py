@@ -7,6 +7,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from lookupffn.cli.choices import CONFIG_DIR
 from lookupffn.cli.command_line import Check, Command, quoted, read_command_line
 from lookupffn.cli.help import help_text
 from lookupffn.cli.output import configure_logging, one_line, report_failure, say, use_lasting_streams, use_utf8
-from lookupffn.cli.sweep import Sweep, hydra_settings, is_basic, lasting_folder, plan_sweep
+from lookupffn.cli.parallel import launcher_overrides, members_at_once, prepare_processes, stop_members
+from lookupffn.cli.progress import Watch
+from lookupffn.cli.sweep import Sweep, hydra_settings, lasting_folder, plan_sweep, runs_here
 from lookupffn.errors import UserError
-from lookupffn.signals import Interrupted, handling
+from lookupffn.signals import Interrupted, handling, stopping_first
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -90,64 +94,79 @@ def _run(config_name: str, work: Work, arguments: list[str], results: Sequence[s
     if command.help:
         sys.stdout.write(help_text(config_name, program()))
         return
-    failures: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        sweep = plan_sweep(config_name, command, Path(scratch), results) if command.multirun else None
-        sys.argv[1:] = _with_sweep_folder(config_name, command, scratch)
-        task = _task(work, sweep, failures)
-        try:
-            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
-        except UserError as error:
-            raise UserError(f"{_failed(failures)}{error}" if sweep else str(error)) from None
-        finally:
-            if sweep is not None:
-                sys.stdout.write(sweep.table())
-    if failures:  # a sweeper that goes on without its failed members
+        if not command.multirun:
+            sys.argv[1:] = command.arguments
+            _call_hydra(config_name, _task(work, None))
+            return
+        _run_sweep(config_name, command, work, plan_sweep(config_name, command, Path(scratch), results))
+
+
+def _run_sweep(config_name: str, command: Command, work: Work, sweep: Sweep) -> None:
+    settings = hydra_settings(config_name, command)
+    at_once = members_at_once(settings, sweep.size)
+    overrides = launcher_overrides(settings, at_once)
+    if settings.sweep.dir == ".":  # where Hydra writes its multirun.yaml and other engines their logs
+        folder = sweep.folder.parent if runs_here(settings) else lasting_folder()
+        overrides.append(f"hydra.sweep.dir={quoted(folder)}")
+    first = next((i for i, a in enumerate(command.arguments) if not a.startswith("-")), len(command.arguments))
+    # before the user's: the last of two counts
+    sys.argv[1:] = [*command.arguments[:first], *overrides, *command.arguments[first:]]
+    prepare_processes(at_once)
+    configure_logging()
+    others = partial(stop_members, sweep.folder) if at_once > 1 else _nothing
+    try:
+        with Watch(sweep.folder, sweep.size, at_once), stopping_first(others):
+            _call_hydra(config_name, _task(work, sweep))
+    except UserError as error:
+        raise UserError(f"{_failed(sweep.failures())}{error}") from None
+    except BrokenProcessPool:
+        raise UserError("a member's process was killed (out of memory?): repeat the command to go on") from None
+    finally:
+        sys.stdout.write(sweep.table())
+    if failures := sweep.failures():  # a sweeper that goes on without its failed members
         raise UserError(f"{_failed(failures)}{failures[0]}")
+
+
+def _call_hydra(config_name: str, task: Callable[[DictConfig], object]) -> None:
+    hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
 
 
 def _failed(failures: list[str]) -> str:
     return f"{len(failures)} of the sweep's members failed, the first with: " if failures else ""
 
 
-def _with_sweep_folder(config_name: str, command: Command, scratch: str) -> list[str]:
-    """The command line, and in a sweep where Hydra writes its multirun.yaml and other engines their logs."""
-    arguments = list(command.arguments)
-    if not command.multirun:
-        return arguments
-    settings = hydra_settings(config_name, command)
-    if settings.sweep.dir == ".":
-        folder = scratch if is_basic(settings) else lasting_folder()
-        first = next((i for i, a in enumerate(arguments) if not a.startswith("-")), len(arguments))
-        arguments.insert(first, f"hydra.sweep.dir={quoted(folder)}")
-    return arguments
-
-
-def _task(work: Work, sweep: Sweep | None, failures: list[str]) -> Callable[[DictConfig], object]:
+def _task(work: Work, sweep: Sweep | None) -> Callable[[DictConfig], object]:
     """What Hydra calls for each run, here or in another process."""
 
     def task(cfg: DictConfig) -> object:
-        configure_logging()
-        if sweep is not None:
-            sweep.begin_member()
-        try:
-            return (sweep.end_member if sweep else _nothing)(work(cfg))
-        except UserError as error:
-            failure = str(error)
-        except OmegaConfBaseException as error:
-            failure = one_line(error)
-        except OSError as error:
-            if error.errno not in SURROUNDINGS:
-                raise
-            failure = f"{error.strerror}: {error.filename or 'while writing'}; what was finished before is kept"
-        failures.append(failure)
-        report_failure(failure)
         if sweep is None:
-            sys.exit(EXIT_USER_ERROR)
-        # the member may run in another process or on another machine: the launcher brings the exception home
-        raise UserError(failure)
+            configure_logging()
+            return _reporting(lambda: work(cfg))
+        with sweep.member():
+            return _reporting(lambda: sweep.end_member(work(cfg)), sweep)
 
     return task
+
+
+def _reporting(work: Callable[[], object], sweep: Sweep | None = None) -> object:
+    """Calls ``work``; where that fails in a way that runs may fail, says so in a line."""
+    try:
+        return work()
+    except UserError as error:
+        failure = str(error)
+    except OmegaConfBaseException as error:
+        failure = one_line(error)
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        failure = f"{error.strerror}: {error.filename or 'while writing'}; what was finished before is kept"
+    report_failure(failure)
+    if sweep is None:
+        sys.exit(EXIT_USER_ERROR)
+    sweep.note_failure(failure)
+    # the member may run in another process or on another machine: the launcher brings the exception home
+    raise UserError(failure)
 
 
 def program() -> str:
@@ -156,7 +175,7 @@ def program() -> str:
     return f"python {sys.argv[0]}" if name.endswith(".py") else name
 
 
-def _nothing(figures: Mapping[str, Any] | None) -> None:
+def _nothing() -> None:
     return None
 
 

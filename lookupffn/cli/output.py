@@ -13,21 +13,32 @@ from typing import Any
 from tqdm import tqdm
 
 # Hydra announces each member of a sweep too
-_NOISY = ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "accelerate", "hydra")
+_NOISY = ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "accelerate", "hydra", "hydra_plugins")
 
 
 class ProgressHandler(logging.Handler):
-    """Log lines on stderr that do not tear a progress bar apart."""
+    """Log lines on stderr that do not tear a progress bar apart; ``bars``: whether there are any."""
+
+    def __init__(self, *, bars: bool = True) -> None:
+        super().__init__()
+        self._bars = bars
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not self._bars:  # tqdm would draw those that it does not show
+            say(self.format(record))
+            return
         with contextlib.suppress(OSError, ValueError):  # whoever read stderr is gone
             tqdm.write(self.format(record), file=sys.stderr)
 
 
-def configure_logging() -> None:
-    """INFO from the main process, warnings from the others."""
-    handler = ProgressHandler()
-    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", datefmt="%H:%M:%S"))
+def configure_logging(speaker: str = "") -> None:
+    """INFO from the main process, warnings from the others.
+
+    Args:
+        speaker: begins each line of a process that runs beside others, and shows no progress bars.
+    """
+    handler = ProgressHandler(bars=not speaker)
+    handler.setFormatter(logging.Formatter(f"[%(asctime)s] {speaker}%(message)s", datefmt="%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lookupffn.cli.command_line import Command, compose, composing, expanded
+from lookupffn.cli.output import configure_logging
+from lookupffn.cli.parallel import JOBLIB, parent_of_member, stopping_together
+from lookupffn.cli.progress import noting_progress
 from lookupffn.config.race import without_race
 
 logger = logging.getLogger(__name__)
@@ -32,7 +37,8 @@ class Sweep:
         swept: what the user gave several values for, as "ffn", "seed".
         differing: the settings that are not the same in all members, as "ffn.num_tables", "seed".
         results: the names of the figures that the table shows.
-        folder: where members leave their figures for the table.
+        folder: where members leave notes of their progress, their failures, and their figures for the table.
+        pid: of the process that runs the sweep.
     """
 
     size: int | None
@@ -40,13 +46,33 @@ class Sweep:
     differing: tuple[str, ...]
     results: tuple[str, ...]
     folder: Path
+    pid: int
 
-    def begin_member(self) -> None:
-        """Says which member begins."""
+    @contextmanager
+    def member(self) -> Iterator[None]:
+        """Around what a member does: says which one begins, notes how far it is, and stops it with the others."""
         _State.sweep = self
-        of = "" if self.size is None else f" of {self.size}"
-        own = [f"{name}={value}" for name, value in self._own_settings().items()]
-        logger.info("member %d%s: %s", HydraConfig.get().job.num + 1, of, " ".join(own))
+        number, parent = HydraConfig.get().job.num, parent_of_member(self.pid)
+        with stopping_together(self.folder, parent), noting_progress(self._notes(), parent):
+            of = "" if self.size is None else f" of {self.size}"
+            own = [f"{name}={value}" for name, value in self._own_settings().items()]
+            configure_logging()
+            logger.info("member %d%s: %s", number + 1, of, " ".join(own))
+            if parent is not None:
+                configure_logging(f"member {number + 1}: ")
+            yield
+
+    def _notes(self) -> Path:
+        """Of this member; what is known of it has this name and a suffix."""
+        return self.folder / f"{HydraConfig.get().job.num:06d}"
+
+    def note_failure(self, message: str) -> None:
+        """Keeps why this member failed."""
+        self._notes().with_suffix(".failed").write_text(message, encoding="utf-8")
+
+    def failures(self) -> list[str]:
+        """Why members failed, in their order."""
+        return [path.read_text(encoding="utf-8") for path in sorted(self.folder.glob("*.failed"))]
 
     def _own_settings(self) -> dict[str, str]:
         """What this member has of that which is swept."""
@@ -60,8 +86,7 @@ class Sweep:
         own = self._own_settings()
         found = tuple(figures.get(name) for name in self.results)
         row = [*(own.get(name, "") for name in self.swept), *map(_number, found)]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{HydraConfig.get().job.num:06d}.json").write_text(json.dumps(row), encoding="utf-8")
+        self._notes().with_suffix(".json").write_text(json.dumps(row), encoding="utf-8")
         return found or None
 
     def table(self) -> str:
@@ -103,6 +128,7 @@ def plan_sweep(config_name: str, command: Command, scratch: Path, results: Seque
         differing=tuple(_differing(config_name, command.overrides)),
         results=tuple(results),
         folder=scratch / "members",
+        pid=os.getpid(),
     )
 
 
@@ -144,9 +170,10 @@ def hydra_settings(config_name: str, command: Command) -> DictConfig:
         return compose(config_name, lines, with_hydra=True).hydra
 
 
-def is_basic(settings: DictConfig) -> bool:
-    """Whether members run one after the other in this process, over a grid."""
-    return all("._internal." in settings[part]["_target_"] for part in ("launcher", "sweeper"))
+def runs_here(settings: DictConfig) -> bool:
+    """Whether a sweep is a grid whose members run in this process or in others on this machine that leave no logs."""
+    launcher, sweeper = (settings[part]["_target_"] for part in ("launcher", "sweeper"))
+    return "._internal." in sweeper and ("._internal." in launcher or launcher.endswith(JOBLIB))
 
 
 def lasting_folder() -> Path:
