@@ -11,13 +11,13 @@ from lookupffn.cli.sweep import hydra_settings
 @pytest.mark.parametrize(
     ("arguments", "threads", "size", "gpu", "expected"),
     [
-        (["experiment=race_tiny"], "", 81, False, 8),
-        (["experiment=race_tiny"], "2", 81, False, 4),
-        (["experiment=race_tiny"], "16", 81, False, 1),
-        (["experiment=race_tiny"], "", 3, False, 3),
-        (["experiment=race_tiny"], "", 81, True, 1),
-        (["experiment=race_tiny", "hydra/launcher=basic"], "", 81, False, 1),
-        (["experiment=race_mini"], "", 81, False, 1),
+        (["experiment=race_tiny", "ffn=gemm", "seed=0,1"], "", 81, False, 8),
+        (["experiment=race_tiny", "ffn=gemm", "seed=0,1"], "2", 81, False, 4),
+        (["experiment=race_tiny", "ffn=gemm", "seed=0,1"], "16", 81, False, 1),
+        (["experiment=race_tiny", "ffn=gemm", "seed=0,1"], "", 3, False, 3),
+        (["experiment=race_tiny", "ffn=gemm", "seed=0,1"], "", 81, True, 1),
+        (["experiment=race_tiny", "ffn=gemm", "seed=0,1", "hydra/launcher=basic"], "", 81, False, 1),
+        (["experiment=race_mini", "ffn=gemm", "seed=0,1"], "", 81, False, 1),
         (["seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "", 3, True, 2),
     ],
 )
