@@ -136,10 +136,8 @@ def test_accumulation_changes_neither_loss_nor_gradient_under_transformers_train
     assert losses[0] == pytest.approx(build(cls, **config).train()(**batch).loss.item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["mlm", "tokens"])  # the others have a label for every example
 def test_loss_of_no_labels_adds_nothing_to_a_step_of_several_batches(task):
-    if task not in ("mlm", "tokens"):
-        pytest.skip("every example has a label")
     cls, config, make = TASKS[task]
     batch = collate(make(2))
     loss = build(cls, **config)(
