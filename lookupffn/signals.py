@@ -27,6 +27,10 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message or f"stopped by {name(signum)}")
         self.signum = signum
 
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:
+        # one that cannot be unpickled breaks the pool of processes that it comes home to
+        return type(self), (self.signum, str(self))
+
     @property
     def exit_status(self) -> int:
         """As a shell reports it: 130 for SIGINT, 143 for SIGTERM."""

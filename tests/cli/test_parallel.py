@@ -1,11 +1,15 @@
 """How many members of a sweep run at once."""
 
+import pickle
+import signal
+
 import pytest
 import torch
 
 from lookupffn.cli.command_line import read_command_line
 from lookupffn.cli.parallel import members_at_once
 from lookupffn.cli.sweep import hydra_settings
+from lookupffn.signals import Interrupted
 
 
 @pytest.mark.parametrize(
@@ -27,3 +31,8 @@ def test_members_at_once(arguments, threads, size, gpu, expected, monkeypatch: p
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
     settings = hydra_settings("train", read_command_line("train", ["-m", *arguments]))
     assert members_at_once(settings, size) == expected
+
+
+def test_a_signal_comes_home_from_another_process():
+    stop = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM, "stopped")))
+    assert (stop.signum, stop.exit_status, str(stop)) == (signal.SIGTERM, 143, "stopped")
