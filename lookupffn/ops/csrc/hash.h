@@ -32,7 +32,7 @@ inline void hash_lanes(const vf* z, int bits, vi* codes, vf* scores) {
     if constexpr (N > 2) {
       vf value = a;
       vi which = bit;
-      for (int i = 0; i < 3; i++) {  // insert, carrying the larger one on
+      for (int i = 0; i < N - 1; i++) {  // insert, carrying the larger one on
         vi less = value < least[i];
         vf carried = less ? least[i] : value;
         vi carried_bit = less ? flip[i] : which;

@@ -15,10 +15,10 @@
 namespace lookupffn {
 namespace {
 
-constexpr int64_t FEW_A_THREAD = 8;       // tokens: fewer, and threads share the weights instead
-constexpr int64_t BLOCK = 48;             // tokens a task
-constexpr int64_t READ_BYTES = 24 << 20;  // of a chunk of tokens
-constexpr int64_t INT8_SPEED = 4;         // products in int8 in the time of one in float32
+constexpr int64_t FEW_A_THREAD = 8;      // tokens: fewer, and threads share the weights instead
+constexpr int64_t BLOCK = 48;            // tokens a task, at most
+constexpr int64_t READ_BYTES = 4 << 20;  // of the tokens looked up at a time: each chunk of columns passes over it
+constexpr int64_t INT8_SPEED = 4;        // products in int8 in the time of one in float32
 
 struct Layer {
   Int8Lookup lookup;
@@ -116,14 +116,16 @@ struct Call {
 
   void hash_all() const {
     static thread_local Scratch z_memory, a_memory;
-    if (tokens > FEW_A_THREAD * num_threads())
-      return parallel_tasks((tokens + BLOCK - 1) / BLOCK, [&](int64_t task) {
+    if (tokens > FEW_A_THREAD * num_threads()) {
+      const int64_t tasks = rounded_up((tokens + BLOCK - 1) / BLOCK, num_threads());
+      return parallel_tasks(tasks, [&](int64_t task) {
         static thread_local Scratch memory;
-        const int64_t begin = task * BLOCK, end = std::min(tokens, begin + BLOCK);
+        const int64_t begin = tokens * task / tasks, end = tokens * (task + 1) / tasks;
         float* z = memory.get<float>((end - begin) * width());
         project(begin, end, z);
         hash(begin, end, z);
       });
+    }
     // every thread a part of the weights
     float* z = z_memory.get<float>(tokens * width());
     if (layer.folded) {

@@ -53,6 +53,16 @@ inline void sum_reads(const uint8_t* chunk, const uint32_t* offsets, const int8_
 }
 #endif
 
+inline vf gathered(const float* from, vi at) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_i32gather_ps((__m512i)at, from, 4);
+#else
+  vf v;
+  for (int i = 0; i < VL; i++) v[i] = from[at[i]];
+  return v;
+#endif
+}
+
 // The first `left` lanes, at most all.
 inline void put(float* to, int64_t left, vf v, bool add) {
   if (left >= VL) return store(to, add ? load(to) + v : v);
@@ -104,6 +114,8 @@ void put_reads(const Int8Lookup& l, const float* z, int64_t token, const Int8Rea
   float* weights = memory.get<float>(count);
   uint32_t* offsets = reads.offsets + token * count;
   vf most = {};
+  vi first_rows;
+  for (int i = 0; i < VL; i++) first_rows[i] = static_cast<int32_t>(i * l.rows);
   for (int64_t g = 0; g < l.groups(); g++)
     for (int lane = 0; lane < TABLE_GROUP; lane += VL) {
       vf lanes[(MAX_BITS + VL - 1) / VL * VL], scores[MAX_PROBES];
@@ -118,13 +130,10 @@ void put_reads(const Int8Lookup& l, const float* z, int64_t token, const Int8Rea
       hash_lanes(lanes, l.bits, l.probes, codes, scores);
       for (int n = 0; n < l.probes; n++) {
         const int64_t at = (g * l.probes + n) * TABLE_GROUP + lane;
-        const int64_t first_row = table * l.rows;
-        for (int i = 0; i < VL; i++) {
-          const int64_t row = first_row + i * l.rows + codes[n][i];
-          offsets[at + i] = static_cast<uint32_t>(row * CHUNK_BYTES);
-          weights[at + i] = l.scales.data()[row];  // 0 for tables beyond the last
-        }
-        const vf weight = load(weights + at) * scores[n], size = magnitude(weight);
+        const vi row = first_rows + static_cast<int32_t>(table * l.rows) + codes[n];
+        store(reinterpret_cast<int32_t*>(offsets + at), row * static_cast<int32_t>(CHUNK_BYTES));
+        // 0 for tables beyond the last
+        const vf weight = gathered(l.scales.data(), row) * scores[n], size = magnitude(weight);
         store(weights + at, weight);
         most = size > most ? size : most;
         most = weight == weight ? most : weight;
