@@ -39,7 +39,7 @@ CANDIDATES = (
     "openvino-int8-bfloat16", *(f"{name}-{precision}" for name in LOOKUPS for precision in ("float32", "int8")),
 )  # fmt: skip
 # the threads of the engine before go on spinning for a while
-PAUSE_S = 0.02
+PAUSE_S = 0.05
 # (hidden size, tokens): candidate, baseline, times faster that is asked for
 BARS = {
     (512, 8192): [("one-probe-int8", "openvino-int8", 2.0), ("default-int8", "openvino-int8", 1.3)],
