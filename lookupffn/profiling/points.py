@@ -30,6 +30,7 @@ from lookupffn.profiling.shape import Point
 
 logger = logging.getLogger(__name__)
 
+Call = Callable[[Tensor], Tensor]
 SEED = 20251125
 GEMM_PARTS = ("first product", "activation", "second product")
 _MOST_TABLES = 1 << 28  # bytes in float32: many times any third-level cache's share of a core
@@ -38,6 +39,7 @@ _COUNTED_TOKENS = 2048
 _DISTURBED = 0.05
 _ATTEMPTS = 6
 _MORE_INPUTS = 3
+_MOST_INPUT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -90,26 +92,31 @@ def drawn(count: int, threads: Sequence[int], seed: int = SEED) -> tuple[list[Po
     return found[: count - count // 3], found[count - count // 3 :]
 
 
-def built(point: Point) -> tuple[FeedForward, torch.nn.Module, float]:
+def built(point: Point) -> tuple[Call, Call, float]:
     """The lookup and GEMM of a point, in its precision, with new weights, and bits of entropy a code."""
-    torch.manual_seed(0)
-    options = {
-        "num_tables": point.tables,
-        "table_size": point.rows,
-        "num_probes": point.probes,
-        "block_size": point.block,
-    }
-    lookup = build_ffn("lookup", hidden_size=point.d, **options).eval()
+    lookup = _lookup(point)
     gemm = build_ffn("gemm", hidden_size=point.d).eval()
     with torch.inference_mode():
         entropy = _entropy(lookup, point)
     return in_precision(lookup, point.precision), in_precision(gemm, point.precision), entropy
 
 
+def _lookup(point: Point) -> FeedForward:
+    torch.manual_seed(0)
+    shape = {"num_tables": point.tables, "table_size": point.rows, "num_probes": point.probes}
+    projection = {"block_size": point.block} if point.block else {"projection": "dense"}
+    return build_ffn("lookup", hidden_size=point.d, **shape, **projection).eval()
+
+
 def inputs_of(point: Point) -> list[Tensor]:
-    """What calls get in turn: new tokens at every call, or their rows would wait in the cache."""
+    """What calls get in turn: new tokens at every call, so that their rows do not wait in the cache.
+
+    All inputs together read each row of a table about four times.
+    """
     common = point.offset * torch.randn(point.d)
-    made = [torch.randn(point.tokens, point.d) + common for _ in range(_calls_of(point) + _MORE_INPUTS)]
+    tokens = min(4 * point.rows // point.probes, _MOST_INPUT_BYTES // (4 * point.d))
+    count = max(_calls_of(point) + _MORE_INPUTS, tokens // point.tokens)
+    made = [torch.randn(point.tokens, point.d) + common for _ in range(count)]
     return [x.to(input_type(point.precision)) for x in made]
 
 
@@ -144,6 +151,20 @@ def measure_whole(point: Point, *, seconds: float = 1.0) -> Measured:
     return _undisturbed(point, seconds, False)[0]
 
 
+def measure_lookup(point: Point, *, seconds: float = 0.3) -> float:
+    """Seconds a call of a lookup, without GEMM."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(point.threads)
+    try:
+        lookup = in_precision(_lookup(point), point.precision)
+        with torch.inference_mode():
+            inputs, calls, turn = inputs_of(point), _calls_of(point), itertools.count()
+            found = by_turns({"": lambda: _calls(lookup, _some(inputs, calls, next(turn)))}, seconds=seconds, least=4)
+    finally:
+        torch.set_num_threads(threads)
+    return found[""] / calls
+
+
 def _undisturbed(point: Point, seconds: float, parts: bool) -> tuple[Measured, Counter[int]]:
     """The attempt that other work disturbed least, as soon as one is hardly disturbed."""
     tried: list[Any] = []
@@ -167,7 +188,7 @@ def _measure(point: Point, seconds: float, parts: bool) -> tuple[Measured, Count
         # outside of inference mode: weights made in it are folded at every call
         lookup, gemm, entropy = built(point)
         with torch.inference_mode():
-            found, steps, samples = _timed(lookup, gemm, inputs_of(point), seconds, parts)
+            found, steps, samples = _timed(lookup, gemm, inputs_of(point), _calls_of(point), seconds, parts)
     finally:
         torch.set_num_threads(threads)
     each = {name: value / _calls_of(point) for name, value in found.items()}
@@ -176,14 +197,13 @@ def _measure(point: Point, seconds: float, parts: bool) -> tuple[Measured, Count
 
 
 def _timed(
-    lookup: torch.nn.Module, gemm: torch.nn.Module, inputs: Sequence[Tensor], seconds: float, parts: bool
+    lookup: Call, gemm: Call, inputs: Sequence[Tensor], calls: int, seconds: float, parts: bool
 ) -> tuple[dict[str, float], list[float], Counter[int]]:
     steps = [0.0] * 3
-    calls, turn = len(inputs) - _MORE_INPUTS, itertools.count()
+    turn = itertools.count()
 
     def some() -> list[Tensor]:
-        first = next(turn) * calls
-        return [inputs[(first + i) % len(inputs)] for i in range(calls)]
+        return _some(inputs, calls, next(turn))
 
     functions = {
         "lookup": lambda: _lookup_calls(lookup, some(), parts),
@@ -199,12 +219,17 @@ def _timed(
         return found, steps, sampling.samples()
 
 
-def _calls(module: torch.nn.Module, inputs: Sequence[Tensor]) -> None:
+def _some(inputs: Sequence[Tensor], calls: int, turn: int) -> list[Tensor]:
+    """The inputs of a turn, one after another and round again."""
+    return [inputs[(turn * calls + i) % len(inputs)] for i in range(calls)]
+
+
+def _calls(module: Call, inputs: Sequence[Tensor]) -> None:
     for x in inputs:
         module(x)
 
 
-def _lookup_calls(module: torch.nn.Module, inputs: Sequence[Tensor], sampled: bool) -> None:
+def _lookup_calls(module: Call, inputs: Sequence[Tensor], sampled: bool) -> None:
     if not sampled:
         return _calls(module, inputs)
     with sampling.kept():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import TypeVar
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-Module = TypeVar("Module", bound=nn.Module)
+from lookupffn.layers.base import FeedForward
+
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -17,18 +18,18 @@ def input_type(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def in_precision(module: Module, precision: str) -> Module:
-    """The module for inference with weights of a precision.
+def in_precision(module: FeedForward, precision: str) -> Callable[[Tensor], Tensor]:
+    """The feed-forward for inference with weights of a precision.
 
     Args:
-        module: a feed-forward in evaluation mode; it is changed.
-        precision: "float32", "bfloat16", or "int8": a lookup's tables, and torch's dynamic quantisation of a Linear.
+        module: in evaluation mode; it is changed.
+        precision: "float32" and "bfloat16", which give the module itself; or "int8", which gives a lookup prepared for
+            the int8 kernels, and any other feed-forward with torch's dynamic quantisation of its Linears.
     """
     if precision != "int8":
         return module.to(input_type(precision))
-    if hasattr(module, "quantize_tables"):
-        module.quantize_tables()
-        return module
+    if hasattr(module, "prepared"):
+        return module.prepared("int8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces the move of its quantisation elsewhere
         return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)

@@ -29,14 +29,15 @@ _MOST = 1 << 18
 # innermost function first; what none of these names is the call
 _FUNCTIONS = (
     (
-        r"product_strip|product_rest|block_product|tile_product|project_digits|split_tokens|project_on_tiles",
+        r"product_strip|product_rest|block_product|tile_product|project_digits|split_tokens|project_on_tiles|"
+        r"run_vnni512|run_amx|strip256|dispatch_rows|int8_product|quantize",
         "projection",
     ),
     (r"butterfly|across_blocks", "transform"),
-    (r"hash_across|put_reads|hash_dense", "hash"),
+    (r"hash_lanes|hash_across|put_reads|hash_dense", "hash"),
     (r"^pack(_slice|_group)?$", "packing"),
-    (r"add_reads|add_whole_rows|add_group|gather", "gather"),
-    (r"project|mixed|bh4_|hash_many|hash_few", "projection"),
+    (r"sum_reads|add_chunk|look_up|add_reads|add_whole_rows|add_group|gather", "gather"),
+    (r"project|mixed|bh4_|hash_many|hash_few|hash_all", "projection"),
 )
 
 

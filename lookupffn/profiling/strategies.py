@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from lookupffn.layers import build_ffn
+from lookupffn.layers.base import FeedForward
 from lookupffn.profiling.clock import by_turns
 from lookupffn.profiling.loops import Buffer, Loops, Way, loops
 
@@ -57,7 +59,7 @@ class _Gathers:
 
 
 def measure_strategies(progress: Callable[[], object] = int) -> list[Result]:
-    """All questions, in about a minute.
+    """All questions, in about two minutes.
 
     Args:
         progress: called after each.
@@ -73,8 +75,9 @@ def measure_strategies(progress: Callable[[], object] = int) -> list[Result]:
         for question in (_orders, _prefetching, _pages, _types, _sharing_out, _batches, _layers):
             results += question(gathers)
             progress()
-    results += _slices()
-    progress()
+    for whole in (_slices, _precisions):
+        results += whole()
+        progress()
     return results
 
 
@@ -138,11 +141,14 @@ def _layers(g: _Gathers) -> list[Result]:
     ]
 
 
+def _lookup() -> FeedForward:
+    options = {"num_tables": TABLES, "table_size": ROWS, "num_probes": 1, "block_size": 32}
+    return build_ffn("lookup", hidden_size=COLUMNS, **options).eval()
+
+
 def _slices() -> list[Result]:
     """The kernels themselves: whole rows for few tokens, columns of tables in slices for many."""
-    ffn = build_ffn(
-        "lookup", hidden_size=COLUMNS, num_tables=TABLES, table_size=ROWS, num_probes=1, block_size=32
-    ).eval()
+    ffn = _lookup()
     x = torch.randn(2048, COLUMNS)
 
     def calls(tokens: int) -> Callable[[], None]:
@@ -153,12 +159,45 @@ def _slices() -> list[Result]:
         return run
 
     ways = {"whole rows (16 calls of 128)": calls(128), "slices (1 call of 2,048)": calls(2048)}
+    return _by_turns("the whole layer, 2,048 tokens", ways, 2048)
+
+
+def _precisions() -> list[Result]:
+    """The whole layer: the same weights in each precision, int8 by both ways to have it."""
+    quantized = _lookup()
+    quantized.quantize_tables()
+    half = _lookup().bfloat16()
+    modules = {
+        "float32": _lookup(),
+        "bfloat16": half,
+        "int8 tables, float32 arithmetic (quantize_tables)": quantized,
+        'int8 throughout (prepared("int8"))': _lookup().prepared("int8"),
+    }
+    found = []
+    for tokens in (1, 128, 2048):
+        x = [torch.randn(tokens, COLUMNS) for _ in range(max(4, 1024 // tokens))]
+        own = {torch.float32: x, torch.bfloat16: [one.bfloat16() for one in x]}
+        ways = {}
+        for name, module in modules.items():
+            inputs = own[torch.bfloat16 if module is half else torch.float32]
+            ways[name] = partial(_each, module, inputs)
+        text = "1 token" if tokens == 1 else f"{tokens:,} tokens"
+        found += _by_turns(f"the whole layer, {text}", ways, len(x) * tokens)
+    return found
+
+
+def _each(module: Callable[[torch.Tensor], torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+    for x in inputs:
+        module(x)
+
+
+def _by_turns(question: str, ways: Mapping[str, Callable[[], None]], tokens: int) -> list[Result]:
     with torch.inference_mode():
         for run in ways.values():
             run()
             run()
         seconds = by_turns(ways, seconds=3)
-    return [Result("the kernels, 2,048 tokens", name, 1e6 * value / 2048) for name, value in seconds.items()]
+    return [Result(question, name, 1e6 * value / tokens) for name, value in seconds.items()]
 
 
 def markdown(results: Sequence[Result]) -> str:
