@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lookupffn.profiling.explain import Prediction
 from lookupffn.profiling.points import Measured
@@ -28,10 +28,12 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG; its folder is made."""
+    """Writes a small PNG of at most 128 colours; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "lookupffn"}):
-        figure.savefig(path, metadata={"Software": None})
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    image.quantize(128).save(path, optimize=True)
 
 
 def plot_check(
@@ -59,6 +61,8 @@ def plot_check(
         pairs: dict[str, list[tuple[float, float]]] = {}
         for one, prediction in zip(measured, predicted, strict=True):
             for part, seconds in getattr(prediction, parts_of).items():
+                if part == "call":  # what belongs to no part is sampled as the call
+                    continue
                 pairs.setdefault(part, []).append((1e6 * one.parts.get(part, 0.0), 1e6 * seconds))
         # what takes less than a microsecond is seldom sampled
         _scatter(axes, {part: found for part, found in pairs.items() if any(m > 0 for m, _ in found)}, held, least=2.0)

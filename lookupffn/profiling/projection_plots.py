@@ -94,12 +94,13 @@ def plot_machines(point: Point, machines: Sequence[Machine], path: Path) -> None
         for machine in machines
     ]
     ratios = np.log2([[one.ratio for one in row] for row in found])
-    figure = new_figure(13, 0.42 * len(machines) + 2)
+    figure = new_figure(13, 0.5 * len(machines) + 2)
     axes = figure.subplots()
     image = axes.imshow(ratios, cmap="RdBu", norm=TwoSlopeNorm(0, -_FAR, _FAR), aspect="auto")
     for i, row in enumerate(found):
         for j, one in enumerate(row):
-            axes.text(j, i, f"{one.ratio:.2g}  {one.binding}", ha="center", va="center", fontsize=8)
+            colour = "white" if abs(ratios[i, j]) > 0.7 * _FAR else "black"
+            axes.text(j, i, f"{one.ratio:.2g}\n{one.binding}", ha="center", va="center", fontsize=7, color=colour)
     labels = [f"{machine.name}" + (" *" if machine.kind == "hypothetical" else "") for machine in machines]
     axes.set_yticks(range(len(machines)), labels, fontsize=8)
     scenes = dict(_SCENES)
