@@ -159,7 +159,7 @@ def _slices() -> list[Result]:
         return run
 
     ways = {"whole rows (16 calls of 128)": calls(128), "slices (1 call of 2,048)": calls(2048)}
-    return _by_turns("the whole layer, 2,048 tokens", ways, 2048)
+    return _by_turns("slices or whole rows, 2,048 tokens", ways, 2048)
 
 
 def _precisions() -> list[Result]:
