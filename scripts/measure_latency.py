@@ -33,9 +33,9 @@ from lookupffn.evaluation.latency import layers_runner, medians, module_inputs
 from lookupffn.models.loading import load_model, load_tokenizer
 from lookupffn.report.inference_times import identity
 from lookupffn.report.runs import Run, find_runs
-from lookupffn.runs.machine import surroundings
 from lookupffn.runs.model_source import find_model
 from lookupffn.runs.names import MODEL
+from lookupffn.runs.summary import surroundings
 from lookupffn.storage import cache_root, write_atomically
 
 logger = logging.getLogger(__name__)

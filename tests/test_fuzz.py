@@ -28,9 +28,8 @@ from lookupffn.objectives import MaskedLanguageModelling
 from lookupffn.report.runs import read_run
 from lookupffn.runs.checkpoint import load_state, verify_checkpoint
 from lookupffn.runs.model_source import find_model
-from lookupffn.runs.reading import read_config, read_metrics
-from lookupffn.training.checks import check_config
-from lookupffn.training.setup import resolve
+from lookupffn.runs.records import read_config, read_metrics
+from lookupffn.training.run import check_config, resolve
 from tests.training.tiny import compose, workspace
 
 # no reader of a small file takes longer, on a machine that is busy with other things too

@@ -27,8 +27,7 @@ def _train(cfg: DictConfig) -> Mapping[str, Any] | None:
 
 def check_pretraining(cfg: DictConfig) -> None:
     from lookupffn.objectives import MaskedLanguageModelling
-    from lookupffn.training.checks import check_config
-    from lookupffn.training.setup import resolve
+    from lookupffn.training.run import check_config, resolve
 
     config = resolve(cfg, MaskedLanguageModelling)
     if not config["init_from"]:  # else the model found there decides

@@ -139,7 +139,7 @@ def _is_grid(config_name: str, command: Command) -> bool:
 def _differing(config_name: str, overrides: Sequence[Override]) -> list[str]:
     """The settings that some swept override changes, all others being at their first value."""
     # imported here because a command that runs once can do without it, and without torch until it runs
-    from lookupffn.runs.reading import flatten
+    from lookupffn.runs.records import flatten
 
     values = [found for override in overrides if (found := expanded(override))]
     first = [found[0].input_line for found in values]

@@ -23,9 +23,9 @@ from lookupffn.objectives.mlm import build_masker, mlm_costs
 from lookupffn.objectives.perplexity import EvaluationResult, evaluate_mlm, perplexity, unigram_loss
 from lookupffn.objectives.pretrained import check_tokenizer
 from lookupffn.report import evaluation_table
-from lookupffn.runs.machine import surroundings
 from lookupffn.runs.model_source import ModelSource, find_model
-from lookupffn.runs.token_counts import read_token_counts
+from lookupffn.runs.records import read_token_counts
+from lookupffn.runs.summary import surroundings
 from lookupffn.storage import cache_root, to_json, write_atomically
 
 DEFAULT_OUTPUT = "evaluation.json"

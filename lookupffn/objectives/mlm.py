@@ -25,7 +25,7 @@ from lookupffn.objectives.perplexity import (
     validation_sequences,
 )
 from lookupffn.objectives.pretrained import check_tokenizer, own_tokenizer, starting_model
-from lookupffn.runs.token_counts import write_token_counts
+from lookupffn.runs.records import write_token_counts
 from lookupffn.storage import cache_root
 from lookupffn.vocabulary import unused_ids, vocabulary_size
 

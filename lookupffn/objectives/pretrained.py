@@ -16,7 +16,7 @@ from lookupffn.models.loading import load_model_config, load_tokenizer
 from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint
 from lookupffn.runs.model_source import ModelSource, find_model
 from lookupffn.runs.names import CHECKPOINTS, SUMMARY
-from lookupffn.runs.reading import read_config
+from lookupffn.runs.records import read_config
 
 # what a model's own config.json answers
 _ARCHITECTURE = ModelSettings.architecture()

@@ -23,7 +23,7 @@ from lookupffn.report.runs import (
     stated,
 )
 from lookupffn.runs.names import CONFIG, SUMMARY
-from lookupffn.runs.reading import read_config
+from lookupffn.runs.records import read_config
 
 _METRIC = re.compile(r"validation_((?:\w+_)?(?:accuracy|f1|matthews|pearson|spearman)(?:_\w+)?)")
 _NUMBERS = ("ffn_flops_per_token", "gemm_ffn_flops_per_token", "ffn_parameters", "parameters")

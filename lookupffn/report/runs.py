@@ -14,7 +14,7 @@ from typing import Any
 
 from lookupffn.errors import UserError
 from lookupffn.runs.names import CONFIG, METRICS, SUMMARY
-from lookupffn.runs.reading import flatten, read_config, read_metrics, read_summary, run_folders
+from lookupffn.runs.records import flatten, read_config, read_metrics, read_summary, run_folders
 
 _NUMBERS = (
     "steps",

@@ -9,7 +9,7 @@ from typing import Any
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import METADATA_FILE, newest_checkpoint, verify_checkpoint
 from lookupffn.runs.names import CHECKPOINTS, CONFIG, MODEL, SUMMARY
-from lookupffn.runs.reading import read_config, read_summary
+from lookupffn.runs.records import read_config, read_summary
 from lookupffn.storage import altered
 
 

@@ -29,10 +29,9 @@ from lookupffn.objectives import EvaluationStopped, Objective
 from lookupffn.objectives.finite import NonFiniteError, check_validation, check_weights
 from lookupffn.report import run_table
 from lookupffn.runs.checkpoint import amend_checkpoint, save_checkpoint, what_is_kept, write_model
-from lookupffn.runs.machine import surroundings
-from lookupffn.runs.metrics import append_line, sync, truncate_metrics
 from lookupffn.runs.names import CHECKPOINTS, METRICS, MODEL, SUMMARY
-from lookupffn.runs.summary import run_summary
+from lookupffn.runs.records import append_line, sync, truncate_metrics
+from lookupffn.runs.summary import run_summary, surroundings
 from lookupffn.signals import Interrupted, deferring
 from lookupffn.storage import finite, to_json, write_atomically
 from lookupffn.training.budget import Clock, budget_progress, choose_budget, training_flops_per_token

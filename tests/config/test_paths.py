@@ -9,8 +9,8 @@ from lookupffn.config.paths import path_text
 from lookupffn.errors import UserError
 from lookupffn.objectives import MaskedLanguageModelling
 from lookupffn.runs.folder import open_run_folder
-from lookupffn.runs.reading import read_config
-from lookupffn.training.setup import resolve
+from lookupffn.runs.records import read_config
+from lookupffn.training.run import resolve
 
 
 def test_path_text(monkeypatch: pytest.MonkeyPatch):

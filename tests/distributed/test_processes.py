@@ -14,7 +14,7 @@ import torch
 
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint
-from lookupffn.training.failures import failure
+from lookupffn.training.run import failure
 from tests.training.tiny import ROOT, Workspace, metrics, weights
 
 TRAIN = str(ROOT / "train.py")

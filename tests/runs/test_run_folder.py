@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from lookupffn.errors import UserError
 from lookupffn.runs.folder import member_folder, open_run_folder
 from lookupffn.runs.names import default_name
-from lookupffn.runs.reading import read_config
+from lookupffn.runs.records import read_config
 from tests.training.tiny import compose
 
 

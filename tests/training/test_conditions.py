@@ -14,8 +14,7 @@ import torch
 import lookupffn.training.trainer as loop
 from lookupffn.runs.checkpoint import list_checkpoints, verify_checkpoint
 from lookupffn.runs.folder import open_run_folder
-from lookupffn.runs.metrics import append_line, truncate_metrics
-from lookupffn.runs.reading import read_metrics
+from lookupffn.runs.records import append_line, read_metrics, truncate_metrics
 from tests.runs.test_run_folder import config
 from tests.training.forks import USER_ERROR, in_fork, limited
 from tests.training.test_loop import killed_run

@@ -13,13 +13,13 @@ from torch.amp import GradScaler
 import lookupffn.data.packing as packing
 import lookupffn.objectives.mlm as mlm
 import lookupffn.runs.checkpoint as checkpoint_module
-import lookupffn.runs.metrics as metrics_module
+import lookupffn.runs.records as records_module
 import lookupffn.storage as files
 import lookupffn.training.run as run_module
 import lookupffn.training.trainer as loop
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import list_checkpoints, load_state
-from lookupffn.runs.reading import read_config
+from lookupffn.runs.records import read_config
 from lookupffn.training.step import Updater
 from tests.training.forks import in_fork
 from tests.training.test_loop import killed_run
@@ -64,12 +64,16 @@ def half_a_file(state: dict, path: Path) -> None:
     die()
 
 
+def of_metrics(original: Callable) -> Callable:
+    return lambda path, text: die() if path.name == "metrics.jsonl" else original(path, text)
+
+
 # where it is killed; each is set up in the child alone
 POINTS: dict[str, tuple[object, str, Callable[[Callable], Callable]]] = {
     "in a step": (Updater, "update", lambda original: nth(6, original)),
     "in a validation": (mlm, "evaluate_mlm", lambda original: nth(2, original)),
     "in a line of metrics": (loop, "append_line", lambda original: nth(4, original, half_a_line)),
-    "cutting metrics": (metrics_module, "write_atomically", lambda original: die),
+    "cutting metrics": (records_module, "write_atomically", of_metrics),
     "in a file of a checkpoint": (torch, "save", lambda original: nth(2, original, half_a_file)),
     "before a checkpoint has its name": (files.os, "replace", lambda original: nth(4, original)),
     "before the old ones go": (checkpoint_module, "list_checkpoints", lambda original: nth(9, original)),

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lookupffn.runs import machine
-from lookupffn.runs.machine import git_commit, versions
+from lookupffn.runs import summary
+from lookupffn.runs.summary import git_commit, versions
 from lookupffn.storage import to_json
 
 
 def test_commit_says_when_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine, "ROOT", tmp_path.resolve())
+    monkeypatch.setattr(summary, "ROOT", tmp_path.resolve())
     assert git_commit() is None
 
     def git(*arguments: str) -> str:
@@ -31,7 +31,7 @@ def test_commit_says_when_files_differ(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "a").write_text("2")
     assert git_commit() == f"{commit}-dirty"
     (tmp_path / "inside").mkdir()
-    monkeypatch.setattr(machine, "ROOT", (tmp_path / "inside").resolve())
+    monkeypatch.setattr(summary, "ROOT", (tmp_path / "inside").resolve())
     assert git_commit() is None
 
 

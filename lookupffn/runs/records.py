@@ -1,21 +1,22 @@
-"""Reading run folders: config.yaml, metrics.jsonl, summary.json.
+"""The files of a run folder, read and written: config.yaml, metrics.jsonl, summary.json, token_counts.json.
 
-Nothing here trusts a file: an ordinary file of a sane size, read as plain data, or one line that names it.
+Reading trusts no file: an ordinary file of a sane size, read as plain data, or one line that names it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import yaml
 
 from lookupffn.errors import UserError
-from lookupffn.runs.names import CHECKPOINTS, CONFIG, INNER_FOLDERS, LOCK, METRICS, SUMMARY
-from lookupffn.storage import read_json, read_text
+from lookupffn.runs.names import CHECKPOINTS, CONFIG, INNER_FOLDERS, LOCK, METRICS, SUMMARY, TOKEN_COUNTS
+from lookupffn.storage import read_json, read_text, to_json, write_atomically
 
 MAX_CONFIG_BYTES = 2**20
 MAX_METRICS_BYTES = 2**30
@@ -122,3 +123,73 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def append_line(path: Path, line: dict[str, Any], *, kept: str) -> None:
+    """Appends one line to metrics.jsonl; it survives the end of the process, and a power failure after ``sync``.
+
+    Args:
+        path: the file.
+        line: JSON values; NaN and infinity become null.
+        kept: what the user still has, for the message.
+
+    Raises:
+        UserError: the disk is full or cannot be written; the line may be cut short, which ``read_metrics`` ignores.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(to_json(line))
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. {kept}: free some space and repeat the command"
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Flushes the lines to the disk (fsync): a checkpoint must not survive a power failure that its metrics do not."""
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def truncate_metrics(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drops what was logged after the checkpoint that training resumes from, so that each step stands once.
+
+    Raises:
+        UserError: the disk is full or cannot be written; the file is as it was.
+    """
+    try:
+        lines = read_metrics(path.parent, up_to_step=step)
+        if path.exists():
+            write_atomically(path, "".join(map(to_json, lines)))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; it is as it was") from error
+    return lines
+
+
+def write_token_counts(folder: Path, counts: Sequence[int]) -> None:
+    """Writes the counts, by token id, into a run's folder.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    try:
+        write_atomically(folder / TOKEN_COUNTS, to_json({"counts": list(counts)}))
+    except OSError as error:
+        raise UserError(f"cannot write {folder / TOKEN_COUNTS}: {error.strerror or error}") from error
+
+
+def read_token_counts(folder: Path, vocab_size: int) -> np.ndarray | None:
+    """int64 [V]; None where a run has none, as earlier versions left it.
+
+    Raises:
+        UserError: the file is damaged, or is for a vocabulary of another size.
+    """
+    path = folder / TOKEN_COUNTS
+    if not path.exists():
+        return None
+    counts = read_json(path).get("counts")
+    whole = isinstance(counts, list) and all(type(count) is int and 0 <= count < 2**62 for count in counts)
+    if not whole or len(counts) != vocab_size:
+        raise UserError(f"damaged file {path}: it does not hold the counts of {vocab_size} tokens")
+    return np.array(counts, dtype=np.int64)

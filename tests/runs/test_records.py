@@ -1,4 +1,4 @@
-"""Files of strangers: read as plain data, or refused in one line before memory is spent."""
+"""Files of a run folder, a stranger's among them: read as plain data, or refused in one line before memory is spent."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lookupffn.errors import UserError
-from lookupffn.runs.reading import read_config, read_metrics, read_summary, run_folders
+from lookupffn.runs.records import read_config, read_metrics, read_summary, run_folders, truncate_metrics
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -82,3 +82,12 @@ def test_run_folders(tmp_path: Path):
     found = run_folders([tmp_path, tmp_path / "a", tmp_path / "link"])
     assert [str(path.relative_to(tmp_path)) for path in found] == ["a/begun", "a/finished", "a/locked"]
     refused(lambda: run_folders([tmp_path / "nowhere"]), "no folder")
+
+
+def test_metrics_are_cut_at_the_checkpoint(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(tmp_path) == []
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (2, 4, 6)) + '{"step": 8, "lo')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6]
+    truncate_metrics(path, 4)
+    assert path.read_text() == '{"step": 2}\n{"step": 4}\n'
