@@ -26,7 +26,7 @@ from lookupffn.config.sections import (
 )
 from lookupffn.data.labelled import task_settings
 from lookupffn.layers import build_ffn, ffn_class, ffn_names
-from lookupffn.objectives.checks import check_data, check_model
+from lookupffn.objectives.model_config import check_data, check_model
 from lookupffn.training.tracking import check_tracker
 from tests.training.tiny import compose
 

@@ -17,11 +17,10 @@ from lookupffn.distributed.processes import start_accelerator, sum_over
 from lookupffn.errors import UserError
 from lookupffn.models import LookupRobertaForMaskedLM
 from lookupffn.models.loading import load_model, load_tokenizer
-from lookupffn.objectives.checks import check_data
-from lookupffn.objectives.finite import check_validation
+from lookupffn.objectives.base import check_validation
 from lookupffn.objectives.mlm import build_masker, mlm_costs
+from lookupffn.objectives.model_config import check_data, check_tokenizer
 from lookupffn.objectives.perplexity import EvaluationResult, evaluate_mlm, perplexity, unigram_loss
-from lookupffn.objectives.pretrained import check_tokenizer
 from lookupffn.report import evaluation_table
 from lookupffn.runs.model_source import ModelSource, find_model
 from lookupffn.runs.records import read_token_counts

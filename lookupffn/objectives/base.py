@@ -1,4 +1,4 @@
-"""What an objective is: all that the trainer asks of one.
+"""What an objective is: all that the trainer asks of one, and the check that its numbers are finite.
 
 A new objective is a file here with a subclass of ``Objective``, and an entry point that hands the class to
 ``lookupffn.training.train``. Everything random in it must be a function of (seed, step), so that a resumed run repeats
@@ -7,6 +7,7 @@ what an uninterrupted one would have done.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,12 +21,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lookupffn.config.sections import RunSettings
 from lookupffn.cost import Cost
+from lookupffn.distributed.processes import any_process
+from lookupffn.distributed.sharding import local
+from lookupffn.errors import UserError
 from lookupffn.layers import ROLES, FeedForward
 from lookupffn.models.modeling import LookupRobertaLayer
 
 
 class EvaluationStopped(Exception):
     """An evaluation was asked to stop before its end."""
+
+
+class NonFiniteError(UserError):
+    """The loss, a gradient or a weight became NaN or infinite."""
 
 
 class Objective(ABC):
@@ -200,3 +208,33 @@ def full_precision(model: nn.Module) -> Iterator[None]:
     finally:
         if wrapped is not None:
             model.forward = wrapped
+
+
+def finite_weights(model: nn.Module, accelerator: Accelerator) -> bool:
+    """Whether all weights are finite, on every process."""
+    # one synchronisation for all of them
+    finite = torch.stack([torch.isfinite(local(p.detach())).all() for p in model.parameters()]).all()
+    return not any_process(accelerator, not finite)
+
+
+def check_weights(model: nn.Module, step: int, accelerator: Accelerator) -> None:
+    """Raises a NonFiniteError where a weight is NaN or infinite: nothing to keep as a checkpoint."""
+    if not finite_weights(model, accelerator):
+        raise NonFiniteError(f"step {step}: {describe_non_finite(model)}")
+
+
+def check_validation(loss: float, where: str, model: nn.Module) -> None:
+    """Raises a NonFiniteError where a validation loss is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"{where}: validation loss {loss}; {describe_non_finite(model)}")
+
+
+def describe_non_finite(model: nn.Module) -> str:
+    """Which parameters, in one line."""
+    named = list(model.named_parameters())
+    weights = [n for n, p in named if not torch.isfinite(local(p)).all()]
+    gradients = [n for n, p in named if p.grad is not None and not torch.isfinite(local(p.grad)).all()]
+    kind, names = ("weights", weights) if weights else ("gradients", gradients)
+    if not names:
+        return "weights and gradients are finite"
+    return f"non-finite {kind} in {len(names)} parameters: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"

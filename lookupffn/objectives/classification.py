@@ -29,9 +29,8 @@ from lookupffn.layers import FeedForward
 from lookupffn.models import LookupRobertaConfig, LookupRobertaForSequenceClassification, build_model_config
 from lookupffn.models.loading import check_vocabulary, load_model
 from lookupffn.objectives.base import EvaluationStopped, Objective, full_precision, model_costs
-from lookupffn.objectives.checks import check_model
 from lookupffn.objectives.metrics import compute_metrics
-from lookupffn.objectives.pretrained import check_tokenizer, own_tokenizer, starting_model
+from lookupffn.objectives.model_config import check_model, check_tokenizer, own_tokenizer, starting_model
 from lookupffn.storage import cache_root
 
 # a folder without a run does not say what lengths it was trained on; BERT's short phase is a safe guess

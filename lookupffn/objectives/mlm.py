@@ -16,7 +16,7 @@ from lookupffn.distributed.processes import sum_over
 from lookupffn.models import LookupRobertaForMaskedLM, build_model_config
 from lookupffn.models.loading import check_vocabulary, load_model
 from lookupffn.objectives.base import Objective, model_costs
-from lookupffn.objectives.checks import check_data, check_model
+from lookupffn.objectives.model_config import check_data, check_model, check_tokenizer, own_tokenizer, starting_model
 from lookupffn.objectives.perplexity import (
     evaluate_mlm,
     perplexity,
@@ -24,7 +24,6 @@ from lookupffn.objectives.perplexity import (
     unigram_loss,
     validation_sequences,
 )
-from lookupffn.objectives.pretrained import check_tokenizer, own_tokenizer, starting_model
 from lookupffn.runs.records import write_token_counts
 from lookupffn.storage import cache_root
 from lookupffn.vocabulary import unused_ids, vocabulary_size

@@ -20,7 +20,7 @@ from lookupffn.config.sections import TrainingSettings, optimizer_settings, trai
 from lookupffn.distributed.processes import broadcast, on_main, start_accelerator
 from lookupffn.errors import UserError
 from lookupffn.objectives import Objective
-from lookupffn.objectives.finite import NonFiniteError
+from lookupffn.objectives.base import NonFiniteError
 from lookupffn.runs.checkpoint import what_is_kept
 from lookupffn.runs.folder import member_folder, open_run_folder
 from lookupffn.runs.names import CHECKPOINTS, group_name

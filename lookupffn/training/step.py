@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lookupffn.distributed.exact_sum import ExactSum
+from lookupffn.distributed.processes import ExactSum
 from lookupffn.distributed.sharding import local
 from lookupffn.objectives import Objective
-from lookupffn.objectives.finite import NonFiniteError, describe_non_finite, finite_weights
+from lookupffn.objectives.base import NonFiniteError, describe_non_finite, finite_weights
 
 logger = logging.getLogger(__name__)
 

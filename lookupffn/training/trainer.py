@@ -21,12 +21,11 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lookupffn.config.sections import TrainingSettings, optimizer_settings
-from lookupffn.distributed.exact_sum import ExactSum
-from lookupffn.distributed.processes import any_process, broadcast, on_main, processes
+from lookupffn.distributed.processes import ExactSum, any_process, broadcast, on_main, processes
 from lookupffn.distributed.sharding import full_state, full_weights, prepare
 from lookupffn.models.hub import model_card
 from lookupffn.objectives import EvaluationStopped, Objective
-from lookupffn.objectives.finite import NonFiniteError, check_validation, check_weights
+from lookupffn.objectives.base import NonFiniteError, check_validation, check_weights
 from lookupffn.report import run_table
 from lookupffn.runs.checkpoint import amend_checkpoint, save_checkpoint, what_is_kept, write_model
 from lookupffn.runs.names import CHECKPOINTS, METRICS, MODEL, SUMMARY
