@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lookupffn.errors import UserError
-from lookupffn.registration import register_models
+from lookupffn.plugins import register_models
 
 if TYPE_CHECKING:
     from lookupffn.layers import build_ffn

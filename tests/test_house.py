@@ -11,8 +11,8 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 69
 # a room imports only from floors below its own
 FLOORS = (
     ("errors",),
-    ("plugins", "registration", "signals", "storage"),
-    ("cost", "config", "tokenizer_files", "vocabulary"),
+    ("plugins", "signals", "storage"),
+    ("cost", "config", "tokenizers"),
     ("ops", "distributed"),
     ("layers", "data"),
     ("models", "runs"),

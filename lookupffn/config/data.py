@@ -1,7 +1,8 @@
-"""The `data` section: what every corpus takes, and what each takes beside it."""
+"""The `data` and `task` sections: what all take, what each takes beside it, and paths that hold from any folder."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from lookupffn.config.schema import option
 from lookupffn.config.sections import SHORTEST_SEQUENCE, read_choice
 from lookupffn.errors import UserError
+
+CLASSES, NUMBER = "classes", "number"
+FREEZE = ("none", "tables", "ffn", "encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +89,55 @@ def masked_count(mask_rate: float, sequence_length: int) -> int:
     if count < 1:
         raise UserError(f"data.mask_rate {mask_rate} masks nothing in sequences of {sequence_length}: raise one")
     return count
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """A task of GLUE."""
+
+    name: str = option()
+    data: str | None = option(None)
+    max_length: int | None = option(None, at_least=4, null="the sequence length of pretraining")
+    freeze: str = option("none", choices=FREEZE)
+    tuning_fraction: float | None = option(None, above=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTaskSettings(TaskSettings):
+    """`task=classification`: the user's own files."""
+
+    train_files: list[str] | str | None = None
+    validation_files: list[str] | str | None = None
+    text_columns: list[str] | None = None
+    label_column: str | None = option(None)
+    label_type: str | None = option(None, choices=(CLASSES, NUMBER))
+
+
+def path_text(name: str, value: object) -> str | None:
+    """A path that the user typed, ``~`` filled in; a folder may well be called 2024.
+
+    Raises:
+        UserError: the value is something else, such as nan.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value.startswith("~"):
+        return os.path.expanduser(value)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{name} must be a path, not {value!r}: to call it that, write {name}=./{value}")
+    return value or None
+
+
+def absolute_paths(data: dict[str, Any]) -> None:
+    """Rewrites the files of a data or task section so that they mean the same from any folder."""
+    for name in ("train_files", "validation_files", "data"):
+        files = data.get(name)
+        if isinstance(files, str):
+            data[name] = absolute(files)
+        elif isinstance(files, list):
+            data[name] = [absolute(str(file)) for file in files]
+
+
+def absolute(path: str) -> str:
+    """A path or glob that means the same from any folder."""
+    return os.path.abspath(os.path.expanduser(path))

@@ -16,7 +16,7 @@ from lookupffn.data.packing import PackedTokens
 from lookupffn.data.parallel import process_count
 from lookupffn.data.tokenizer import make_tokenizer, special_ids, tokenizer_fingerprint
 from lookupffn.errors import UserError
-from lookupffn.vocabulary import vocabulary_size
+from lookupffn.tokenizers import vocabulary_size
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from lookupffn.data import cache
 from lookupffn.data.corpus import Corpus
 from lookupffn.data.parallel import in_child
 from lookupffn.errors import UserError
-from lookupffn.tokenizer_files import load_tokenizer
+from lookupffn.tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

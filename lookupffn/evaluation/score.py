@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lookupffn.config.paths import absolute_paths, path_text
+from lookupffn.config.data import absolute_paths, path_text
 from lookupffn.config.sections import evaluation_settings
 from lookupffn.data import PreparedData, prepare_data
 from lookupffn.distributed.processes import start_accelerator, sum_over

@@ -17,7 +17,7 @@ from lookupffn.errors import UserError, first_line
 from lookupffn.layers import ffn_class, resolve_options
 from lookupffn.models.hub import RELAY, RELAY_TEXT, auto_map
 from lookupffn.storage import read_json
-from lookupffn.vocabulary import own_pad_id, vocabulary_size
+from lookupffn.tokenizers import own_pad_id, vocabulary_size
 
 # model_type of transformers' own pre-norm RoBERTa
 STOCK = RobertaPreLayerNormConfig.model_type

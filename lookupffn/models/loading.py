@@ -6,14 +6,14 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase, RobertaPreLayerNormForMaskedLM
 
-from lookupffn import tokenizer_files
+from lookupffn import tokenizers
 from lookupffn.errors import UserError, first_line
 from lookupffn.models.configuration import STOCK, LookupRobertaConfig, load_model_config
 from lookupffn.models.heads import LookupRobertaForMaskedLM
 from lookupffn.models.modeling import LookupRobertaPreTrainedModel
 from lookupffn.models.state_dict import check_shapes, load_stock_weights
 from lookupffn.storage import read_json
-from lookupffn.vocabulary import check_tokenizer_length, vocabulary_size
+from lookupffn.tokenizers import check_tokenizer_length, vocabulary_size
 
 
 def load_model(
@@ -57,7 +57,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is none, or its vocabulary is not the model's.
     """
-    tokenizer = tokenizer_files.load_tokenizer(Path(folder))
+    tokenizer = tokenizers.load_tokenizer(Path(folder))
     check_tokenizer_length(tokenizer, folder)
     check_vocabulary(tokenizer, load_model_config(folder), folder)
     return tokenizer

@@ -26,7 +26,7 @@ from lookupffn.objectives.perplexity import (
 )
 from lookupffn.runs.records import write_token_counts
 from lookupffn.storage import cache_root
-from lookupffn.vocabulary import unused_ids, vocabulary_size
+from lookupffn.tokenizers import unused_ids, vocabulary_size
 
 # nats below the unigram loss at which a model has left the plateau that masked language modelling starts on
 PLATEAU_MARGIN = 0.5

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lookupffn.config.paths import absolute, absolute_paths, path_text
+from lookupffn.config.data import absolute, absolute_paths, path_text
 from lookupffn.config.race import without_race
 from lookupffn.config.schema import read
 from lookupffn.config.sections import TrainingSettings, optimizer_settings, training_settings

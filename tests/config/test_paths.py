@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lookupffn.cli.command_line import compose, composing, read_command_line
-from lookupffn.config.paths import path_text
+from lookupffn.config.data import path_text
 from lookupffn.errors import UserError
 from lookupffn.objectives import MaskedLanguageModelling
 from lookupffn.runs.folder import open_run_folder

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from lookupffn.config.sections import training_settings
+from lookupffn.distributed.processes import start_accelerator
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint
 from lookupffn.training.run import failure
-from tests.training.tiny import ROOT, Workspace, metrics, weights
+from tests.training.tiny import ROOT, Workspace, metrics, section, weights
 
 TRAIN = str(ROOT / "train.py")
 STEPS = ("training.max_steps=50", "training.log_every=1", "training.validate_every=25", "training.checkpoint_every=10")
@@ -151,3 +153,89 @@ def test_a_failure_from_outside_is_one_line(error: Exception, processes: int, li
         with pytest.raises(UserError, match=line):
             raise found
         assert "\n" not in str(found)
+
+
+MORE = ("training.max_steps=12", "training.log_every=1", "training.validate_every=6", "training.micro_batches=4",
+        "model.hidden_dropout_prob=0.1", "ffn.num_tables=16", "ffn.table_size=64")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_one_and_two_processes_learn_the_same_weights(tiny: Workspace, tmp_path: Path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    output = end(start(*torchrun(2), TRAIN, *tiny.overrides(*MORE, f"output_dir={two}"), cwd=tmp_path))
+    assert (two / "summary.json").exists(), output
+    tiny.train(*MORE, f"output_dir={one}")
+    for ours, theirs in zip(metrics(two), metrics(one), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-7)
+        assert ours.get("validation_loss", 0) == pytest.approx(theirs.get("validation_loss", 0), rel=1e-7)
+    for name, weight in weights(one).items():
+        assert torch.allclose(weight, weights(two)[name], rtol=1e-6, atol=1e-9), name
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_parts_make_no_difference_to_what_is_learned(tiny: Workspace, tmp_path: Path):
+    few = ("training.max_steps=4", "training.log_every=1")
+    tiny.train(*few, f"output_dir={tmp_path}/plain")
+    tiny.train(*few, "training.micro_batches=4", f"output_dir={tmp_path}/parts")
+    for ours, theirs in zip(metrics(tmp_path / "parts"), metrics(tmp_path / "plain"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "world_size", "message"),
+    [
+        ({"micro_batches": 0}, 1, "at least 1"),
+        ({"micro_batches": 3}, 1, "must divide batch_size=64"),
+        ({"micro_batches": 4}, 8, "a multiple of the 8 processes"),
+        ({"micro_batches": 4, "gradient_accumulation_steps": 2}, 1, "both set"),
+    ],
+)
+def test_parts_that_cannot_be(changes: dict, world_size: int, message: str):
+    with pytest.raises(UserError, match=message):
+        training_settings({**section("training"), **changes}, world_size)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "advice"),
+    [
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "training.gradient_accumulation_steps"),
+        ("ACCELERATE_DYNAMO_BACKEND", "inductor", "training.compile=true"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "training.precision"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "not supported"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", "not supported"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "not supported"),
+        ("ACCELERATE_FP8_BACKEND", "TE", "not supported"),
+    ],
+)
+def test_what_the_config_does_not_say_is_refused(
+    variable: str, value: str, advice: str, tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"{variable}={value} in the environment .*{advice}"):
+        tiny.train(f"output_dir={tmp_path}/run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_accelerate_launch_sets_by_itself_changes_nothing(
+    tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    more = ("training.gradient_accumulation_steps=2", "training.log_every=1")
+    tiny.train(*more, f"output_dir={tmp_path}/alone")
+    for variable, value in {
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+        "ACCELERATE_DYNAMO_BACKEND": "NO",
+        "ACCELERATE_DYNAMO_MODE": "default",
+        "ACCELERATE_MIXED_PRECISION": "no",
+        "ACCELERATE_USE_FSDP": "false",
+        "ACCELERATE_CPU_AFFINITY": "False",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    tiny.train(*more, f"output_dir={tmp_path}/launched")
+    assert metrics(tmp_path / "launched") == metrics(tmp_path / "alone")
+
+
+def test_an_evaluation_is_in_float32_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert start_accelerator().mixed_precision == "no"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from lookupffn import storage
+from lookupffn.config.data import CLASSES, NUMBER, OwnTaskSettings, TaskSettings
 from lookupffn.config.sections import read_choice
-from lookupffn.config.task import CLASSES, NUMBER, OwnTaskSettings, TaskSettings
 from lookupffn.data.labelled.files import Row, read_own
 from lookupffn.data.labelled.glue import GLUE, check_counts, read_hub, read_official
 from lookupffn.errors import UserError

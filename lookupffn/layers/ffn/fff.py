@@ -22,8 +22,7 @@ from torch.nn.functional import embedding_bag, gelu
 
 from lookupffn import cost
 from lookupffn.config.schema import option
-from lookupffn.layers.base import FeedForward, Options, require_floating
-from lookupffn.layers.usage import UsageCounter, entropy_bits, used
+from lookupffn.layers.base import FeedForward, Options, UsageCounter, entropy_bits, require_floating, used
 from lookupffn.ops.gather import row_products, sort_reads, sum_by_row
 from lookupffn.ops.transforms import first_order
 

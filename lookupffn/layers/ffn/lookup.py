@@ -18,8 +18,7 @@ from torch.autograd.function import FunctionCtx
 from lookupffn import cost, ops
 from lookupffn.config.schema import option
 from lookupffn.errors import unknown_name
-from lookupffn.layers.base import FeedForward, Options, require
-from lookupffn.layers.usage import UsageCounter, entropy_bits, used
+from lookupffn.layers.base import FeedForward, Options, UsageCounter, entropy_bits, require, used
 from lookupffn.ops.bh4 import FACTORS, next_power_of_two, reference
 from lookupffn.ops.hash import NORMALISERS
 from lookupffn.ops.limits import MAX_BITS

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from lookupffn import cost
 from lookupffn.config.schema import option
-from lookupffn.layers.base import FeedForward, Options, require
-from lookupffn.layers.usage import UsageCounter, entropy_bits, used
+from lookupffn.layers.base import FeedForward, Options, UsageCounter, entropy_bits, require, used
 from lookupffn.ops import weighted_gather
 
 

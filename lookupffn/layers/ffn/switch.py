@@ -22,8 +22,7 @@ from transformers.activations import ACT2FN
 
 from lookupffn import cost
 from lookupffn.config.schema import option
-from lookupffn.layers.base import FeedForward, Options
-from lookupffn.layers.usage import UsageCounter, entropy_bits
+from lookupffn.layers.base import FeedForward, Options, UsageCounter, entropy_bits
 from lookupffn.ops.precision import autocast
 
 
