@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lookupffn.errors import UserError, unknown_name
-from lookupffn.report import downstream_tables, horizons
+from lookupffn.report import downstream, horizons
 from lookupffn.report.comparison import Comparison, compare
 from lookupffn.report.downstream import Score, scores
 from lookupffn.report.fine_tuned import read_fine_tuned
@@ -162,8 +162,8 @@ def tables(report: Report) -> dict[str, str]:
         texts[f"{name}/table.md"] = horizons.markdown(ladder)
         texts[f"{name}/table.csv"] = horizons.csv_text(ladder)
     if report.scores:
-        texts["downstream/table.md"] = downstream_tables.markdown(report.scores, report.left_out)
-        texts["downstream/table.csv"] = downstream_tables.csv_text(report.scores)
+        texts["downstream/table.md"] = downstream.markdown(report.scores, report.left_out)
+        texts["downstream/table.csv"] = downstream.csv_text(report.scores)
     return texts
 
 
@@ -261,7 +261,7 @@ def _told(output: Path, report: Report) -> str:
     for name in _named_ladders(report):
         text += f"\nhorizons together: {output / name}\n"
     if report.scores:
-        text += f"\ndownstream scores: {output / 'downstream'}\n{downstream_tables.overview(report.scores)}"
+        text += f"\ndownstream scores: {output / 'downstream'}\n{downstream.overview(report.scores)}"
     if report.left_out:
         text += "\nleft out:\n" + "".join(f"  {left.path}: {left.why}\n" for left in report.left_out)
     return text.lstrip("\n")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lookupffn.data import prepare_data
-from lookupffn.data.corpus import open_corpus, packages, python_source
-from lookupffn.data.corpus.prose import normalised
+from lookupffn.data.corpus import open_corpus, packages
+from lookupffn.data.corpus.python_text import normalised
 from lookupffn.errors import UserError
 
 from .conftest import sentences
@@ -157,31 +157,6 @@ def test_what_counts_as_source():
     assert [name for name in kept if packages.is_source(name)] == kept
     for name in ("a/__init__.py", "a/tests/b.py", "a/test_b.py", "a/_version.py", "a/b.so", "../bin/x.py"):
         assert not packages.is_source(name)
-
-
-# what is read of a file
-
-
-def test_docstrings_are_found_without_pythons_grammar():
-    source = "\n".join([
-        '"""Module."""', "# not \"\"\"this\"\"\"", "x = 'it''s \"\"\" not'", 'def f():', '    r"""Raw \\d and \\n."""',
-        'f"""{x} no"""', "b'''no'''", "add_doc(torch.abs, '''A call's own.\n''')",
-        'y = "a\\"" + """An \\x41 \\u00e9 \\N{DASH}\\', 'joined\\t"""',
-        "match x: type Y = f'{f'{1}'}' # a syntax of the future", 'z = """never closed',
-    ])  # fmt: skip
-    assert list(python_source.docstrings(source)) == [
-        "Module.", "Raw \\d and \\n.", "A call's own.\n", "An A é \\N{DASH}joined\t",
-    ]  # fmt: skip
-
-
-def test_comments_on_consecutive_lines_are_one_text():
-    source = "#!/usr/bin/python\n\n# one\n#   two\nx = 1  # three\n# four\n\n# five '''\ny = '# not'\n"
-    assert list(python_source.comments(source)) == ["/usr/bin/python", "one\n  two", "three", "four", "five '''"]
-
-
-def test_escapes():
-    assert python_source.unescaped(r"\a\\\'\"\101\x41\u0041\U00000041\d\N{A}") == "\a\\'\"AAAA\\d\\N{A}"
-    assert python_source.unescaped("\\U0010ffff\\U00110000") == "\U0010ffff\\U00110000"
 
 
 # folders named by hand

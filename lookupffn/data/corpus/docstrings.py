@@ -1,9 +1,9 @@
 """The embedded corpora: the English in the docstrings, and in the comments, of the packages that a run imports.
 
 Tens of megabytes of technical English that need no download, and the same text on every machine: packages.py names the
-packages, python_source.py finds the texts, prose.py keeps their prose. A document is the texts of one file. A paragraph
-is kept where it is met first, in the sorted order of files, and nowhere else, and a file belongs to one split: no text
-is in both.
+packages, python_text.py finds the texts and the prose in them. A document is the texts of one file. A paragraph is kept
+where it is met first, in the sorted order of files, and nowhere else, and a file belongs to one split: no text is in
+both.
 """
 
 import json
@@ -18,16 +18,16 @@ from tqdm import tqdm
 from lookupffn import storage
 from lookupffn.config.data import PackageTextSettings
 from lookupffn.data import cache
-from lookupffn.data.corpus import packages, python_source
+from lookupffn.data.corpus import packages, python_text
 from lookupffn.data.corpus.base import INDEX, SPLITS, StoredCorpus, in_validation, write_shard
-from lookupffn.data.corpus.prose import MIN_CHARACTERS, normalised, paragraphs
+from lookupffn.data.corpus.python_text import MIN_CHARACTERS, normalised, paragraphs
 from lookupffn.data.parallel import ordered_map, process_count
 from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 VERSION = 3
-KINDS = {"docstrings": python_source.docstrings, "comments": python_source.comments}
+KINDS = {"docstrings": python_text.docstrings, "comments": python_text.comments}
 _FILES_A_TASK = 32
 _NAMED_PROBLEMS = 3
 

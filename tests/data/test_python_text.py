@@ -1,6 +1,7 @@
 import pytest
 
-from lookupffn.data.corpus.prose import is_prose, normalised, paragraphs
+from lookupffn.data.corpus import python_text
+from lookupffn.data.corpus.python_text import is_prose, normalised, paragraphs
 
 
 def test_prose_is_kept_as_it_is_written():
@@ -67,3 +68,25 @@ def test_not_prose(text):
 def test_normalised_ignores_case_digits_and_punctuation():
     assert normalised("The  value, 12 of\nthem.") == normalised("the value of them")
     assert normalised("one thing") != normalised("another thing")
+
+
+def test_docstrings_are_found_without_pythons_grammar():
+    source = "\n".join([
+        '"""Module."""', "# not \"\"\"this\"\"\"", "x = 'it''s \"\"\" not'", 'def f():', '    r"""Raw \\d and \\n."""',
+        'f"""{x} no"""', "b'''no'''", "add_doc(torch.abs, '''A call's own.\n''')",
+        'y = "a\\"" + """An \\x41 \\u00e9 \\N{DASH}\\', 'joined\\t"""',
+        "match x: type Y = f'{f'{1}'}' # a syntax of the future", 'z = """never closed',
+    ])  # fmt: skip
+    assert list(python_text.docstrings(source)) == [
+        "Module.", "Raw \\d and \\n.", "A call's own.\n", "An A é \\N{DASH}joined\t",
+    ]  # fmt: skip
+
+
+def test_comments_on_consecutive_lines_are_one_text():
+    source = "#!/usr/bin/python\n\n# one\n#   two\nx = 1  # three\n# four\n\n# five '''\ny = '# not'\n"
+    assert list(python_text.comments(source)) == ["/usr/bin/python", "one\n  two", "three", "four", "five '''"]
+
+
+def test_escapes():
+    assert python_text.unescaped(r"\a\\\'\"\101\x41\u0041\U00000041\d\N{A}") == "\a\\'\"AAAA\\d\\N{A}"
+    assert python_text.unescaped("\\U0010ffff\\U00110000") == "\U0010ffff\\U00110000"
