@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lookupffn.report.comparison import Comparison
 from lookupffn.report.downstream import Score
 from lookupffn.report.horizons import Ladder
-from lookupffn.report.plots import curves, downstream, ladder, tradeoff
+from lookupffn.report.plots import curves, downstream, tradeoff
 from lookupffn.report.plots.style import DPI, RC
 
 FORMATS = ("png", "svg", "pdf")
@@ -51,7 +51,7 @@ def draw(comparison: Comparison, folder: Path, swept: Sequence[str] = ()) -> lis
 def draw_ladder(drawn: Ladder, folder: Path) -> list[str]:
     """Draws the losses over several horizons; returns the names of the files."""
     with matplotlib.rc_context(RC):
-        return _save(ladder.losses(drawn), folder, "losses")
+        return _save(curves.final_losses(drawn), folder, "losses")
 
 
 def draw_scores(scores: Sequence[Score], folder: Path) -> list[str]:
