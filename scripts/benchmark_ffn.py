@@ -29,7 +29,7 @@ from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, LookupRober
 from lookupffn.cli.launch import run_script
 from lookupffn.evaluation.latency import medians, runner
 from lookupffn.layers import ffn_names
-from lookupffn.profiling.peaks import bytes_moved, machine_peaks
+from lookupffn.profiling.timing import bytes_moved, machine_peaks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
 T128 = {"num_tables": 128, "table_size": 256, "block_size": 64, "num_probes": 1}

@@ -14,9 +14,9 @@ from lookupffn.config.race import without_race
 from lookupffn.errors import UserError
 from lookupffn.profiling.hardware import describe, load_machine, machine_of, names
 from lookupffn.profiling.machine import Machine
+from lookupffn.profiling.plots import plot_axes, plot_grid, plot_machines
 from lookupffn.profiling.project import any_seconds, axes, base_point, project, table
-from lookupffn.profiling.projection_plots import plot_axes, plot_grid, plot_machines
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import Point
 from lookupffn.report.inference_times import identity
 from lookupffn.report.runs import Run, find_runs
 from lookupffn.storage import to_json, write_atomically

@@ -4,6 +4,6 @@ from lookupffn.profiling.advise import Advice, advise
 from lookupffn.profiling.explain import Prediction, predict
 from lookupffn.profiling.hardware import load_machine
 from lookupffn.profiling.machine import Machine
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import Point
 
 __all__ = ["Advice", "Machine", "Point", "Prediction", "advise", "load_machine", "predict"]

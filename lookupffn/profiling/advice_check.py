@@ -12,7 +12,7 @@ from lookupffn.errors import UserError
 from lookupffn.profiling.advise import Advice, advise
 from lookupffn.profiling.machine import TYPES, Machine
 from lookupffn.profiling.points import measure_lookup
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import Point
 
 BAR = 0.10
 _ROUNDS = 2

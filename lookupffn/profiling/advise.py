@@ -10,7 +10,7 @@ from lookupffn import cost
 from lookupffn.errors import UserError
 from lookupffn.profiling.explain import Prediction, predict
 from lookupffn.profiling.machine import TYPES, Machine
-from lookupffn.profiling.shape import LEAST_BLOCK, Point
+from lookupffn.profiling.timing import LEAST_BLOCK, Point
 
 GEMM_SHARE = 1 / 6  # of GEMM's FLOPs: the paper's claim
 MOST_PROBES = 4  # of the kernels

@@ -20,7 +20,7 @@ from lookupffn.layers import build_ffn
 from lookupffn.profiling import system
 from lookupffn.profiling.loops import LINE, Loops, loops
 from lookupffn.profiling.machine import ACCESSES, PAGES, TYPES, Curve, Level, Machine, Rate
-from lookupffn.profiling.precision import in_precision, input_type
+from lookupffn.profiling.timing import in_precision, input_type
 
 logger = logging.getLogger(__name__)
 

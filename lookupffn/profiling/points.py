@@ -24,9 +24,7 @@ from lookupffn.errors import UserError
 from lookupffn.layers import build_ffn
 from lookupffn.layers.base import FeedForward
 from lookupffn.profiling import sampling, system
-from lookupffn.profiling.clock import by_turns
-from lookupffn.profiling.precision import in_precision, input_type
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import Point, by_turns, in_precision, input_type
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ from lookupffn.layers.ffn.lookup import LookupOptions
 from lookupffn.profiling.attained import attained
 from lookupffn.profiling.explain import Prediction, gemm_parts, predict
 from lookupffn.profiling.machine import TYPES, Machine
-from lookupffn.profiling.precision import BYTES
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import BYTES, Point
 
 TOKENS = (1, 4, 16, 64, 128, 512, 2048, 8192, 32768)
 SIZES = (128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)

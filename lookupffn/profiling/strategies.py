@@ -11,8 +11,8 @@ import torch
 
 from lookupffn.layers import build_ffn
 from lookupffn.layers.base import FeedForward
-from lookupffn.profiling.clock import by_turns
 from lookupffn.profiling.loops import Buffer, Loops, Way, loops
+from lookupffn.profiling.timing import by_turns
 
 TABLES, ROWS, COLUMNS = 128, 256, 512
 _VARIANTS = 4

@@ -5,7 +5,7 @@ import pytest
 from lookupffn.profiling.attained import MEANING, attained
 from lookupffn.profiling.explain import has_tiles, predict
 from lookupffn.profiling.machine import Rate
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import Point
 from tests.profiling.synthetic import machine
 
 POINT = Point(d=512, tables=128, rows=256, probes=1, block=64, tokens=8192, precision="float32", threads=2)

@@ -6,9 +6,9 @@ import yaml
 from lookupffn import UserError
 from lookupffn.ops.build import BuildError, find_compiler
 from lookupffn.profiling import measure, system
-from lookupffn.profiling.clock import by_turns
 from lookupffn.profiling.loops import library, loops, processors
 from lookupffn.profiling.machine import machine_from
+from lookupffn.profiling.timing import by_turns
 from tests.profiling.synthetic import machine as synthetic
 from tests.scripts.loading import load_script
 

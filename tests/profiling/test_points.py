@@ -11,7 +11,7 @@ from lookupffn.profiling.check import errors, fit, predictions, report
 from lookupffn.profiling.explain import predict
 from lookupffn.profiling.plots import plot_check
 from lookupffn.profiling.points import Measured, drawn, inputs_of, measure_whole, read_points, write_points
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import Point
 from tests.profiling.synthetic import machine
 
 SMALL = Point(64, 4, 16, 2, 16, 20, "float32", 1)

@@ -11,7 +11,7 @@ from lookupffn.profiling import advise, load_machine
 from lookupffn.profiling.advise import flops_of
 from lookupffn.profiling.hardware import reference
 from lookupffn.profiling.project import any_seconds, base_point, best, break_even, resized
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import Point
 from lookupffn.report.inference_times import read_times
 from tests.profiling.synthetic import machine
 from tests.report.synthetic import write_run

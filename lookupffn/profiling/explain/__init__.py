@@ -15,7 +15,7 @@ from lookupffn.profiling.explain.gemm import gemm_parts
 from lookupffn.profiling.explain.int8_lookup import Int8Lookup
 from lookupffn.profiling.explain.work import has_tiles
 from lookupffn.profiling.machine import Machine
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import Point
 
 __all__ = ["Prediction", "gemm_parts", "has_tiles", "predict"]
 

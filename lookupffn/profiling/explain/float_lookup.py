@@ -6,7 +6,7 @@ from math import ceil
 
 from lookupffn import cost
 from lookupffn.profiling.explain.work import CHUNK, TILE, TILE_PRODUCT, VECTOR, Lookup, has_tiles
-from lookupffn.profiling.precision import BYTES
+from lookupffn.profiling.timing import BYTES
 
 _CODE_BYTES, _CODES_AT_ONCE = 8, 24 << 20
 _LEAST_FOR_TILES = 96

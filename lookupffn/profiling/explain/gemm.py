@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from lookupffn import cost
 from lookupffn.profiling.explain.work import TILE_PRODUCT, has_tiles
 from lookupffn.profiling.machine import Machine
-from lookupffn.profiling.precision import BYTES
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import BYTES, Point
 
 _GELU_OPERATIONS = 8
 _LARGEST_KEPT = 32 << 20  # bytes: glibc takes larger memory from the system anew at each call, in pages to be cleared

@@ -8,8 +8,7 @@ from math import ceil
 
 from lookupffn import cost
 from lookupffn.profiling.machine import Machine
-from lookupffn.profiling.precision import BYTES
-from lookupffn.profiling.shape import Point
+from lookupffn.profiling.timing import BYTES, Point
 
 CHUNK = 64  # columns of a slice
 VECTOR = 16  # tokens or tables that are hashed at once
