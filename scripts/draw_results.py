@@ -29,14 +29,18 @@ def groups() -> list[str]:
     return [folder.name for folder in folders if any(folder.rglob(SUMMARY))]
 
 
+def latency() -> Path | None:
+    """CPU times of the runs, by scripts/measure_latency.py; None where they were not measured."""
+    return LATENCY if LATENCY.exists() else None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Draws all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(arguments)
     os.chdir(ROOT)  # tables name runs by their paths
     for name in tqdm(groups(), desc="results", unit="group"):
-        latency = LATENCY if LATENCY.exists() else None
-        compare_runs([RESULTS / "runs" / name], RESULTS / name, latency=latency)
+        compare_runs([RESULTS / "runs" / name], RESULTS / name, latency=latency())
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def test_committed_tables_are_what_is_drawn(monkeypatch):
     script = load_script("draw_results")
     assert script.groups()
     for name in script.groups():
-        drawn = tables(read_report([script.RESULTS / "runs" / name], latency=script.LATENCY))
+        drawn = tables(read_report([script.RESULTS / "runs" / name], latency=script.latency()))
         committed = {
             path.relative_to(script.RESULTS / name).as_posix(): path.read_text(encoding="utf-8")
             for path in (script.RESULTS / name).rglob("table.*")
