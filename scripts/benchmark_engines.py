@@ -16,8 +16,8 @@ import logging
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lookupffn import UserError, build_ffn
 from lookupffn.cli.launch import run_script
 from lookupffn.inference.export import needed, onnx_session, openvino_request
+from lookupffn.profiling.timing import dynamic_int8
 
 Call = Callable[[torch.Tensor], Any]
 # the authors' shape, and the recipe of configs/ffn/lookup.yaml
@@ -104,9 +105,7 @@ def candidate(name: str, d: int, threads: int, files: Path) -> Call:
     if engine == "onnx":
         return onnx_layer(gemm, d, threads, precision, files)
     if precision == "int8":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the move of its quantisation elsewhere
-            return torch.ao.quantization.quantize_dynamic(gemm, {nn.Linear}, dtype=torch.qint8)
+        return dynamic_int8(gemm)
     return gemm
 
 
@@ -142,6 +141,17 @@ def lines(d: int, tokens: int, timed: dict[str, dict[str, float]]) -> Iterator[s
         if ours in timed and baseline in timed:
             ratio = timed[baseline]["us_per_token"] / timed[ours]["us_per_token"]
             yield f"  {ours} is {ratio:.2f} times as fast as {baseline} (bar {bar})"
+
+
+@contextmanager
+def only_errors() -> Iterator[None]:
+    """Inside the block nothing below an error is logged: exporters and quantisers tell of every step."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -182,10 +192,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     threads, out = torch.get_num_threads(), sys.stdout.write
-    for name in ("", "nncf"):  # exporters and quantisers tell of every step
-        logging.getLogger(name).setLevel(logging.ERROR)
     result: dict[str, Any] = {"threads": threads, "torch": torch.__version__, "left_out": {}, "results": []}
-    with tempfile.TemporaryDirectory() as files:
+    with tempfile.TemporaryDirectory() as files, only_errors():
         for d, tokens in asked.items():
             functions: dict[str, Call] = {}
             for name in args.candidates.split(","):

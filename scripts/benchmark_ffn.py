@@ -14,7 +14,6 @@ import copy
 import itertools
 import json
 import sys
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, LookupRober
 from lookupffn.cli.launch import run_script
 from lookupffn.evaluation.latency import medians, runner
 from lookupffn.layers import ffn_names
-from lookupffn.profiling.timing import bytes_moved, machine_peaks
+from lookupffn.profiling.timing import bytes_moved, dynamic_int8, machine_peaks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
 T128 = {"num_tables": 128, "table_size": 256, "block_size": 64, "num_probes": 1}
@@ -58,9 +57,7 @@ def prepared(module: nn.Module, case: Case) -> nn.Module:
         if hasattr(module, "quantize_tables"):
             module.quantize_tables()
             return module
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the move of its quantisation elsewhere
-            return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+        return dynamic_int8(module)
     return module.to(DTYPES[case.dtype])
 
 

@@ -1,6 +1,5 @@
 """Settings for the whole suite: no network, no tracker account, results that do not depend on the machine's load."""
 
-import logging
 import os
 from collections.abc import Iterator
 
@@ -22,15 +21,6 @@ settings.load_profile("default")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _loggers() -> None:
-    # libraries that configure logging inside a test may silence ours in all later tests of the same worker
-    logging.disable(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.split(".")[0] == "lookupffn" and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
 
 
 @pytest.fixture(scope="module")

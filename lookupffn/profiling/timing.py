@@ -86,6 +86,11 @@ def in_precision(module: FeedForward, precision: str) -> Callable[[Tensor], Tens
         return module.to(input_type(precision))
     if hasattr(module, "prepared"):
         return module.prepared("int8")
+    return dynamic_int8(module)
+
+
+def dynamic_int8(module: nn.Module) -> nn.Module:
+    """A copy whose Linears are in int8, by torch's dynamic quantisation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces the move of its quantisation elsewhere
         return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
