@@ -20,7 +20,6 @@ import resource
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,13 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import LookupRobertaConfig, LookupRobertaForSequenceClassification, LookupRobertaModel, UserError
+from lookupffn.cli.launch import exit_with
 from lookupffn.data import prepare_data
-from lookupffn.inference.export import FILES, export, load
+from lookupffn.inference.export import FILES, calibration_batches, export, load
 from lookupffn.models.loading import load_model, load_tokenizer
 from lookupffn.objectives.mlm import build_masker
 from lookupffn.objectives.perplexity import evaluate_mlm
+from lookupffn.profiling.timing import dynamic_int8
 from lookupffn.runs.model_source import find_model
 from lookupffn.storage import cache_root
 
@@ -105,9 +106,7 @@ def candidate(name: str, size: str, head: bool, threads: int, files: Path) -> En
     if name == "eager-bfloat16":
         return called(model.to(torch.bfloat16))
     if name == "torch-int8":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the move of its quantisation elsewhere
-            return called(torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8))
+        return called(dynamic_int8(model))
     return called(torch.compile(model, dynamic=False) if name == "compiled" else model)
 
 
@@ -215,12 +214,11 @@ def losses(path: Path, max_tokens: int, files: Path) -> dict[str, float]:
     results = {"float32": score(plain)}
     for precision in ("bfloat16", "int8"):
         results[f"ours-{precision}"] = score(load_model(source.folder).optimize_for_inference(precision))
-    chosen = np.linspace(0, len(data.validation) - 1, 32).astype(int)
-    text = torch.from_numpy(np.asarray(data.validation.tokens[chosen]).astype(np.int64))
+    calibration = calibration_batches(data.validation.tokens)
     for engine in FILES:
         try:
             folder = files / f"{path.name}-{engine}"
-            export(plain, folder, format=engine, precision="int8", calibration=list(text.split(8)))
+            export(plain, folder, format=engine, precision="int8", calibration=calibration)
             results[f"{engine}-int8"] = score(_Logits(load(folder / FILES[engine]), plain))
         except UserError as error:
             logging.getLogger(__name__).warning("%s-int8 is left out: %s", engine, error)
@@ -306,8 +304,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+    exit_with(main)

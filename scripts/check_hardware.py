@@ -30,7 +30,7 @@ os.environ.setdefault("LOOKUPFFN_CXXFLAGS", "-g")
 from tqdm import tqdm
 
 from lookupffn import UserError
-from lookupffn.cli.launch import EXIT_USER_ERROR, configure_logging, report_failure
+from lookupffn.cli.launch import run_script
 from lookupffn.profiling import advice_check
 from lookupffn.profiling.attained import save
 from lookupffn.profiling.check import errors, fit, predictions, report
@@ -149,9 +149,4 @@ def check(folder: Path, machine: Machine, held_out: bool, plot: Path | None) -> 
 
 
 if __name__ == "__main__":
-    configure_logging()
-    try:
-        main()
-    except UserError as error:
-        report_failure(str(error))
-        sys.exit(EXIT_USER_ERROR)
+    run_script(main)

@@ -20,11 +20,10 @@ import logging
 import sys
 from pathlib import Path
 
+from lookupffn.cli.launch import exit_with
 from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-_CALIBRATION = 32  # sequences
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -45,11 +44,10 @@ def export_run(args: argparse.Namespace) -> Path:
         UserError: no such model, or an engine that is not installed.
     """
     # imported here so that a mistyped command is answered without waiting for torch
-    import numpy as np
     import torch
 
     from lookupffn.data import prepare_data
-    from lookupffn.inference.export import export
+    from lookupffn.inference.export import CALIBRATION_BATCH, CALIBRATION_SEQUENCES, calibration_batches, export
     from lookupffn.models.loading import load_model, load_tokenizer
     from lookupffn.runs.model_source import find_model
     from lookupffn.storage import cache_root
@@ -62,18 +60,18 @@ def export_run(args: argparse.Namespace) -> Path:
         if source.run_config is None:
             raise UserError("the folder belongs to no run")
         data = prepare_data(source.run_config["data"], tokenizer, cache_root(None), splits=("validation",))
-        chosen = np.linspace(0, len(data.validation) - 1, _CALIBRATION).astype(int)
-        text = torch.from_numpy(np.asarray(data.validation.tokens[chosen]).astype(np.int64))
+        calibration = calibration_batches(data.validation.tokens)
     except UserError as error:
         logger.warning("calibrated on random tokens, which costs accuracy in int8: %s", error)
-        text = torch.randint(5, model.config.vocab_size, (_CALIBRATION, length))
+        ids = torch.randint(5, model.config.vocab_size, (CALIBRATION_SEQUENCES, length))
+        calibration = list(ids.split(CALIBRATION_BATCH))
     output = args.output or args.model / f"{args.format}-{args.precision}"
     relative_error = export(
         model,
         output,
         format=args.format,
         precision=args.precision,
-        calibration=list(text.split(8)),
+        calibration=calibration,
         head=not args.no_head,
     )
     tokenizer.save_pretrained(output)
@@ -84,11 +82,7 @@ def export_run(args: argparse.Namespace) -> Path:
 def main(arguments: list[str] | None = None) -> None:
     """The command lookupffn-export."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        export_run(parse(arguments))
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+    exit_with(lambda: export_run(parse(arguments)))
 
 
 if __name__ == "__main__":

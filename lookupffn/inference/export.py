@@ -26,6 +26,7 @@ PRECISIONS = ("float32", "int8")
 FILES = {"openvino": "model.xml", "onnx": "model.onnx"}
 # of the norm of the outputs; int8 beyond it is not a rounding
 TOLERANCE = {"float32": 1e-3, "int8": 0.5}
+CALIBRATION_SEQUENCES, CALIBRATION_BATCH = 32, 8
 
 Runner = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -100,6 +101,12 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return error
+
+
+def calibration_batches(tokens: np.ndarray) -> list[Tensor]:
+    """Token ids [8, L] to calibrate on: 32 sequences spread evenly over tokens [N, L]."""
+    chosen = np.linspace(0, len(tokens) - 1, CALIBRATION_SEQUENCES).astype(int)
+    return list(torch.from_numpy(np.asarray(tokens[chosen]).astype(np.int64)).split(CALIBRATION_BATCH))
 
 
 def _example(calibration: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
