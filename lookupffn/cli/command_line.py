@@ -6,6 +6,7 @@ are refused before the first of them runs.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,7 +83,8 @@ def read_command_line(
     Raises:
         UserError: an override that does not parse, a group choice or key that does not exist, a sweep without -m.
     """
-    args = get_args_parser().parse_args(arguments)
+    with unchecked_help():
+        args = get_args_parser().parse_args(arguments)
     if args.help:
         return Command(arguments, help=True)
     if args.hydra_help or args.shell_completion or args.info:
@@ -113,6 +115,17 @@ def read_command_line(
         for member, cfg in members:
             _check_values(check, cfg, " ".join(o.input_line for o in member if o.key_or_group in swept))
     return Command(arguments, overrides=overrides, multirun=multirun)
+
+
+@contextmanager
+def unchecked_help() -> Iterator[None]:
+    """Lets Hydra 1.3 make its parser, which has a help text that is no string yet: Python 3.14 refuses that."""
+    # shadows the inherited check
+    setattr(argparse.ArgumentParser, "_check_help", lambda parser, action: None)  # noqa: B010
+    try:
+        yield
+    finally:
+        delattr(argparse.ArgumentParser, "_check_help")
 
 
 @contextmanager

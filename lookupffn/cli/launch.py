@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lookupffn.cli.choices import CONFIG_DIR
-from lookupffn.cli.command_line import Check, Command, quoted, read_command_line
+from lookupffn.cli.command_line import Check, Command, quoted, read_command_line, unchecked_help
 from lookupffn.cli.help import help_text
 from lookupffn.cli.output import configure_logging, one_line, report_failure, say, use_lasting_streams, use_utf8
 from lookupffn.cli.parallel import launcher_overrides, members_at_once, prepare_processes, stop_members
@@ -129,7 +129,8 @@ def _run_sweep(config_name: str, command: Command, work: Work, sweep: Sweep) -> 
 
 
 def _call_hydra(config_name: str, task: Callable[[DictConfig], object]) -> None:
-    hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+    with unchecked_help():
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
 
 
 def _failed(failures: list[str]) -> str:

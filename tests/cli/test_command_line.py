@@ -1,5 +1,6 @@
 """What a mistyped command is answered, and what Hydra gets of one that is right."""
 
+import argparse
 import shutil
 from pathlib import Path
 
@@ -141,3 +142,23 @@ def test_members_of_the_race_are_taken_but_not_listed():
         read_command_line("train", ["ffn=race/gemm_hal"])
     with pytest.raises(UserError, match="option of ffn 'gemm' 'race'"):
         read_command_line("train", ["ffn=gemm", "ffn.race=1"])
+
+
+def test_hydras_parser_is_made_where_argparse_checks_help_texts(monkeypatch: pytest.MonkeyPatch):
+    """As Python 3.14 does; Hydra 1.3 has a help text that is made when it is shown."""
+    add_argument = argparse.ArgumentParser.add_argument
+
+    def check_help(parser, action):
+        if "%" in (action.help or ""):
+            action.help % {}
+
+    def checked(parser, *names, **options):
+        action = add_argument(parser, *names, **options)
+        parser._check_help(action)
+        return action
+
+    monkeypatch.setattr(argparse._ActionsContainer, "_check_help", check_help, raising=False)
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", checked)
+    assert read_command_line("train", ["ffn=gemm", "seed=3"]).arguments == ["ffn=gemm", "seed=3"]
+    with pytest.raises(TypeError):
+        argparse.ArgumentParser().add_argument("--x", help=object())
