@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import LookupRobertaConfig, LookupRobertaForSequenceClassification, LookupRobertaModel, UserError
 from lookupffn.cli.launch import exit_with
+from lookupffn.config.data import data_settings
 from lookupffn.data import prepare_data
 from lookupffn.inference.export import FILES, calibration_batches, export, load
 from lookupffn.models.loading import load_model, load_tokenizer
@@ -200,9 +201,9 @@ def losses(path: Path, max_tokens: int, files: Path) -> dict[str, float]:
     source = find_model(path)
     if source.run_config is None:
         raise UserError(f"{path} belongs to no run, so there is no text to score it on")
-    config, tokenizer = source.run_config["data"], load_tokenizer(source.folder)
-    data = prepare_data(config, tokenizer, cache_root(None), splits=("validation",))
-    masker = build_masker(data, config["mask_rate"])
+    settings, tokenizer = data_settings(source.run_config["data"]), load_tokenizer(source.folder)
+    data = prepare_data(settings, tokenizer, cache_root(None), splits=("validation",))
+    masker = build_masker(data, settings.mask_rate)
 
     def score(model: nn.Module) -> float:
         return evaluate_mlm(

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import UserError, build_ffn
 from lookupffn.cli.launch import run_script
+from lookupffn.config.data import data_settings
 from lookupffn.data import prepare_data
 from lookupffn.evaluation.latency import layers_runner, medians, module_inputs
 from lookupffn.models.loading import load_model, load_tokenizer
@@ -67,7 +68,8 @@ def trained(run: Run, tokens: int, cache: str | None) -> tuple[list[nn.Module], 
     model = load_model(source.folder).eval()
     folder = cache_root(cache or source.run_config.get("cache_dir"))
     try:
-        data = prepare_data(source.run_config["data"], load_tokenizer(source.folder), folder, splits=("validation",))
+        settings = data_settings(source.run_config["data"])
+        data = prepare_data(settings, load_tokenizer(source.folder), folder, splits=("validation",))
     except UserError as error:
         logger.warning("%s: random inputs, for its text cannot be had (%s)", run.path, error)
         return model.feed_forwards(), None

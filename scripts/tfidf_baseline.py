@@ -23,6 +23,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from tqdm import tqdm
 
+from lookupffn.config.data import task_settings
 from lookupffn.data.labelled import GLUE, Examples, LabelledData, load_task
 from lookupffn.errors import UserError
 from lookupffn.objectives.metrics import compute_metrics
@@ -59,7 +60,7 @@ def predictions(data: LabelledData, strength: float, split: Examples) -> np.ndar
 
 def score(section: dict[str, Any]) -> dict[str, Any]:
     """The metrics of every validation split, and the strength that was chosen."""
-    tuning = load_task({**section, "tuning_fraction": TUNING_FRACTION})
+    tuning = load_task(task_settings({**section, "tuning_fraction": TUNING_FRACTION}))
     held = tuning.splits["validation"]
     metric = tuning.metrics[0]
     found = {
@@ -67,7 +68,7 @@ def score(section: dict[str, Any]) -> dict[str, Any]:
         for strength in tqdm(STRENGTHS, desc="regularisation")
     }
     best = max(found, key=lambda strength: found[strength])
-    data = load_task(section)
+    data = load_task(task_settings(section))
     result: dict[str, Any] = {"task": data.name, "strength": best, f"tuning_{metric}": found[best]}
     for split in data.validation_names:
         examples = data.splits[split]

@@ -12,6 +12,7 @@ from lookupffn.cli.choices import CONFIG_DIR, race_members
 from lookupffn.cli.command_line import composing
 from lookupffn.config.data import SOURCES
 from lookupffn.config.race import without_race
+from lookupffn.config.run import read_run
 from lookupffn.config.sections import (
     SECTIONS,
     TOKENIZERS,
@@ -19,14 +20,9 @@ from lookupffn.config.sections import (
     EvaluateSettings,
     ModelSettings,
     RunSettings,
-    evaluation_settings,
-    optimizer_settings,
-    read_choice,
-    training_settings,
 )
-from lookupffn.data.labelled import task_settings
 from lookupffn.layers import build_ffn, ffn_class, ffn_names
-from lookupffn.objectives.model_config import check_data, check_model
+from lookupffn.models import build_model_config
 from lookupffn.training.tracking import check_tracker
 from tests.training.tiny import compose
 
@@ -40,18 +36,13 @@ def resolved(name: str, *overrides: str) -> dict:
 
 
 def check(config: dict) -> None:
-    training_settings(config["training"], world_size=1)
-    optimizer_settings(config["optimizer"])
-    evaluation_settings(config["evaluation"])
-    check_tracker(config["tracker"])
-    check_model(config["model"], config["ffn"])
-    read_choice("tokenizer", config["tokenizer"], TOKENIZERS)
-    if "task" in config:
-        if config["task"]["name"] != "glue":  # each of whose runs is another task
-            task_settings(config["task"])
-    else:
-        check_data(config["data"], config["model"]["max_positions"])
-        assert config["data"]["sequence_length"] == config["model"]["sequence_length"]
+    values = {name: value for name, value in config.items() if name != "checkpoint"}
+    if values.get("task", {}).get("name") == "glue":  # each of whose runs is another task
+        values["task"] = {**values["task"], "name": "cola"}
+    run = read_run(values)
+    check_tracker(run.tracker)
+    build_model_config(run.model, run.ffn, run.transformers)
+    assert run.data is None or run.data.sequence_length == run.model.sequence_length
 
 
 def test_groups():

@@ -19,6 +19,7 @@ import pyarrow.parquet
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from lookupffn.config.run import resolve
 from lookupffn.data import cache
 from lookupffn.data.corpus.readers import read_documents
 from lookupffn.data.packing import PackedTokens
@@ -29,7 +30,7 @@ from lookupffn.report.runs import read_run
 from lookupffn.runs.checkpoint import load_state, verify_checkpoint
 from lookupffn.runs.model_source import find_model
 from lookupffn.runs.records import read_config, read_metrics
-from lookupffn.training.run import check_config, resolve
+from lookupffn.training.run import build_objective
 from tests.training.tiny import compose, workspace
 
 # no reader of a small file takes longer, on a machine that is busy with other things too
@@ -149,7 +150,7 @@ def listing(folder: Path) -> list[str]:
 
 
 def checked(config: DictConfig) -> None:
-    check_config(resolve(config, MaskedLanguageModelling), MaskedLanguageModelling)
+    build_objective(resolve(config, MaskedLanguageModelling.sections), MaskedLanguageModelling)
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, UserError
-from lookupffn.models import build_model_config
+from lookupffn.config.sections import read_section
+from lookupffn.models import build_model_config, fit_tokenizer
 from lookupffn.tokenizers import (
     _LARGEST,
     check_tokenizer_length,
@@ -121,6 +122,10 @@ MODEL = {
 }  # fmt: skip
 
 
+def model_config(ffn: str, tokenizer: PreTrainedTokenizerFast, **options: int) -> LookupRobertaConfig:
+    return fit_tokenizer(build_model_config(read_section("model", MODEL), {"name": ffn, **options}), tokenizer)
+
+
 def tokenizer(ids, **roles):
     """A tokenizer of words with these ids."""
     backend = Tokenizer(models.WordLevel(ids, unk_token=roles.get("unk_token", "a")))
@@ -153,7 +158,7 @@ CASES = {
 def test_a_model_is_sized_by_what_its_tokenizer_needs(case):
     made, rows, padding, first = CASES[case]
     assert (vocabulary_size(made), own_pad_id(made)) == (rows, padding)
-    config = build_model_config(MODEL, {"name": "gemm"}, made)
+    config = model_config("gemm", made)
     assert (config.vocab_size, config.pad_token_id, config.first_position) == (rows, padding, first)
     assert config.max_positions == 16 and config.max_position_embeddings == 16 + first
     model = LookupRobertaForMaskedLM(config)
@@ -169,7 +174,7 @@ def test_ids_without_an_entry():
 @pytest.mark.parametrize("case", ["shared with eos", "shared with unk", "last", "none"])
 def test_the_end_of_a_document_has_its_own_position_and_learns(case):
     made = CASES[case][0]
-    model = LookupRobertaForMaskedLM(build_model_config(MODEL, {"name": "gemm"}, made))
+    model = LookupRobertaForMaskedLM(model_config("gemm", made))
     end, unknown = made.eos_token_id, made.unk_token_id
     batch = made.convert_tokens_to_ids(["<s>", "a", "</s>", "<s>", "<unk>", "b", "</s>"])
     seen = []
@@ -189,7 +194,7 @@ def test_padding_does_not_move_positions_whether_it_has_an_id_or_a_mask_alone():
 
     for case in ("last", "shared with eos"):
         made = CASES[case][0]
-        model = LookupRobertaForMaskedLM(build_model_config(MODEL, {"name": "lookup", "num_tables": 4}, made)).eval()
+        model = LookupRobertaForMaskedLM(model_config("lookup", made, num_tables=4)).eval()
         real = made.convert_tokens_to_ids(["<s>", "a", "b", "</s>"])
         alone = model(torch.tensor([real])).logits[0]
         pad = made.pad_token_id

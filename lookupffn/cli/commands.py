@@ -26,12 +26,13 @@ def _train(cfg: DictConfig) -> Mapping[str, Any] | None:
 
 
 def check_pretraining(cfg: DictConfig) -> None:
+    from lookupffn.config.run import resolve
     from lookupffn.objectives import MaskedLanguageModelling
-    from lookupffn.training.run import check_config, resolve
+    from lookupffn.training.run import build_objective
 
-    config = resolve(cfg, MaskedLanguageModelling)
-    if not config["init_from"]:  # else the model found there decides
-        check_config(config, MaskedLanguageModelling)
+    values = resolve(cfg, MaskedLanguageModelling.sections)
+    if not values["init_from"]:  # else the model found there decides
+        build_objective(values, MaskedLanguageModelling)
 
 
 def finetune() -> None:

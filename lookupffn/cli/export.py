@@ -46,6 +46,7 @@ def export_run(args: argparse.Namespace) -> Path:
     # imported here so that a mistyped command is answered without waiting for torch
     import torch
 
+    from lookupffn.config.data import data_settings
     from lookupffn.data import prepare_data
     from lookupffn.inference.export import CALIBRATION_BATCH, CALIBRATION_SEQUENCES, calibration_batches, export
     from lookupffn.models.loading import load_model, load_tokenizer
@@ -59,7 +60,8 @@ def export_run(args: argparse.Namespace) -> Path:
     try:
         if source.run_config is None:
             raise UserError("the folder belongs to no run")
-        data = prepare_data(source.run_config["data"], tokenizer, cache_root(None), splits=("validation",))
+        settings = data_settings(source.run_config["data"])
+        data = prepare_data(settings, tokenizer, cache_root(None), splits=("validation",))
         calibration = calibration_batches(data.validation.tokens)
     except UserError as error:
         logger.warning("calibrated on random tokens, which costs accuracy in int8: %s", error)

@@ -12,6 +12,8 @@ from lookupffn.config.sections import SHORTEST_SEQUENCE, read_choice
 from lookupffn.errors import UserError
 
 CLASSES, NUMBER = "classes", "number"
+GLUE_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+OWN_TASK = "classification"
 FREEZE = ("none", "tables", "ffn", "encoder")
 
 
@@ -111,6 +113,15 @@ class OwnTaskSettings(TaskSettings):
     text_columns: list[str] | None = None
     label_column: str | None = option(None)
     label_type: str | None = option(None, choices=(CLASSES, NUMBER))
+
+
+def task_settings(section: Mapping[str, Any]) -> TaskSettings:
+    """The task section, checked; no file is read.
+
+    Raises:
+        UserError: an unknown task or option, or a value that cannot be.
+    """
+    return read_choice("task", section, {**dict.fromkeys(GLUE_TASKS, TaskSettings), OWN_TASK: OwnTaskSettings})
 
 
 def path_text(name: str, value: object) -> str | None:

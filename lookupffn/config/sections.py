@@ -5,7 +5,6 @@ The options of a feed-forward stand beside it in layers/ffn/, those of a corpus 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -37,32 +36,6 @@ class EvaluateSettings:
     checkpoint: str | None = option(None)
     output: str | None = option(None)
     cache_dir: str | None = option(None)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train.
-
-    Attributes:
-        unit: "steps", "epochs", "tokens", "flops" (training FLOPs) or "minutes" (time spent in training steps).
-        amount: how many of them.
-    """
-
-    unit: str
-    amount: float
-
-    def steps(self, tokens_per_step: float, training_flops_per_token: float, steps_per_epoch: float) -> int | None:
-        """Optimizer steps that fill the budget, the last one rounded up; None where only the clock knows."""
-        if self.unit == "minutes":
-            return None
-        per_step = {
-            "steps": 1.0,
-            "epochs": 1.0 / steps_per_epoch,
-            "tokens": tokens_per_step,
-            "flops": tokens_per_step * training_flops_per_token,
-        }
-        # an epoch of 0.1 * 30 steps is 3 of them, not 4
-        return max(1, math.ceil(round(self.amount / per_step[self.unit], 6)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +70,7 @@ class TrainingSettings:
             raise UserError("training: no budget; set max_steps, max_epochs, max_tokens, max_flops or max_minutes")
         if self.micro_batches is not None and self.gradient_accumulation_steps != 1:
             raise UserError("training: micro_batches and gradient_accumulation_steps are both set; leave one out")
+        self.check_processes(1)
 
     def check_processes(self, world_size: int) -> None:
         """Raises a UserError where a batch cannot be divided among so many processes."""
@@ -111,18 +85,6 @@ class TrainingSettings:
                 f"training.batch_size={self.batch_size} is not divisible by {parts} "
                 f"({world_size} processes x {self.gradient_accumulation_steps} accumulation steps)"
             )
-
-    def accumulation(self, world_size: int) -> int:
-        """Micro-batches of a step on each process."""
-        return self.gradient_accumulation_steps if self.micro_batches is None else self.micro_batches // world_size
-
-    @property
-    def budget(self) -> Budget:
-        """The one budget that counts."""
-        for name in BUDGETS:
-            if getattr(self, name) is not None:
-                return Budget(name.removeprefix("max_"), getattr(self, name))
-        return Budget("steps", self.max_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +196,9 @@ class TrackioSettings:
     space_id: str | None = option(None)
 
 
+TokenizerSettings = TrainedTokenizerSettings | PretrainedTokenizerSettings
+TrackerSettings = NoTrackerSettings | TrackioSettings | WandbSettings
+
 TOKENIZERS = {"trained": TrainedTokenizerSettings, "pretrained": PretrainedTokenizerSettings}
 TRACKERS = {"none": NoTrackerSettings, "trackio": TrackioSettings, "wandb": WandbSettings}
 # sections whose options do not depend on a choice
@@ -269,36 +234,6 @@ def read_choice(section: str, values: Mapping[str, Any], kinds: Mapping[str, typ
     if not isinstance(name, str) or name not in kinds:
         raise unknown_name(section, name, kinds)
     return read(kinds[name], values, f"{section}.", f"option of {section} {name!r}")
-
-
-def training_settings(section: Mapping[str, Any], world_size: int) -> TrainingSettings:
-    """The training section, checked for a number of processes.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    settings = read_section("training", section)
-    settings.check_processes(world_size)
-    return settings
-
-
-def optimizer_settings(section: Mapping[str, Any]) -> OptimizerSettings:
-    """The optimizer section, checked.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    return read_section("optimizer", section)
-
-
-def evaluation_settings(section: Mapping[str, Any]) -> tuple[int, int | None]:
-    """(batch_size, max_tokens) of the evaluation section, checked.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    settings = read_section("evaluation", section)
-    return settings.batch_size, settings.max_tokens
 
 
 def without_later(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """From a data and a tokenizer configuration to packed, cached token arrays."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lookupffn import storage
-from lookupffn.config.data import DataSettings, data_settings, masked_count
+from lookupffn.config.data import DataSettings, masked_count
+from lookupffn.config.sections import TokenizerSettings
 from lookupffn.data import cache, packing
 from lookupffn.data.corpus import SPLITS, Corpus, open_corpus
 from lookupffn.data.packing import PackedTokens
@@ -97,8 +98,8 @@ def _maskable(packed: PackedTokens, tokenizer: PreTrainedTokenizerBase, mask_rat
 
 
 def prepare_data(
-    data: Mapping,
-    tokenizer: Mapping | PreTrainedTokenizerBase,
+    data: DataSettings,
+    tokenizer: TokenizerSettings | PreTrainedTokenizerBase,
     cache_dir: Path,
     *,
     splits: Sequence[str] = SPLITS,
@@ -109,18 +110,17 @@ def prepare_data(
     Safe to call from several processes at once: one prepares, the others wait for it.
 
     Args:
-        data: ``name``, ``sequence_length`` and the options of the source (configs/data).
-        tokenizer: ``name`` and options (configs/tokenizer), or a tokenizer to use as it is.
+        data: the data section.
+        tokenizer: the tokenizer section, or a tokenizer to use as it is.
         cache_dir: folder of the cache, made if needed.
         splits: which of "train" and "validation" to give back. The validation split is prepared in any case, for its
             tokens are part of the fingerprint.
         num_processes: worker processes, by default one a core; it never changes the result.
 
     Raises:
-        UserError: anything wrong with the options, the files, the network or the disk, in one line.
+        UserError: anything wrong with the files, the network or the disk, in one line.
     """
     cache_dir = Path(cache_dir).expanduser()
-    settings = data_settings(data)
     corpus = open_corpus(data, cache_dir, num_processes)
     for split in {*splits, "validation"}:
         if not corpus.has(split):
@@ -129,14 +129,14 @@ def prepare_data(
                 + (" or a data.validation_fraction above 0" if split == "validation" else "")
             )
     try:
-        return _prepare(corpus, tokenizer, cache_dir, settings, splits, process_count(num_processes))
+        return _prepare(corpus, tokenizer, cache_dir, data, splits, process_count(num_processes))
     finally:
         corpus.report()
 
 
 def _prepare(
     corpus: Corpus,
-    tokenizer: Mapping | PreTrainedTokenizerBase,
+    tokenizer: TokenizerSettings | PreTrainedTokenizerBase,
     cache_dir: Path,
     settings: DataSettings,
     splits: Sequence[str],

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lookupffn import storage
-from lookupffn.config.sections import TOKENIZERS, TrainedTokenizerSettings, read_choice
+from lookupffn.config.sections import TokenizerSettings, TrainedTokenizerSettings
 from lookupffn.data import cache
 from lookupffn.data.corpus import Corpus
 from lookupffn.data.parallel import in_child
@@ -199,18 +199,16 @@ def _cached_or_reachable(name: str) -> None:
 
 
 def make_tokenizer(
-    options: Mapping | PreTrainedTokenizerBase, corpus: Corpus, cache_dir: Path
+    tokenizer: TokenizerSettings | PreTrainedTokenizerBase, corpus: Corpus, cache_dir: Path
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that a configuration names; a tokenizer object is taken as it is.
+    """The tokenizer that a tokenizer section names; a tokenizer object is taken as it is.
 
     Raises:
-        UserError: unknown name or option, or the tokenizer cannot be trained, loaded or used for masking.
+        UserError: the tokenizer cannot be trained, loaded or used for masking.
     """
-    if isinstance(options, PreTrainedTokenizerBase):
-        tokenizer = options
-    else:
-        settings = read_choice("tokenizer", options, TOKENIZERS)
-        trained = settings.name == "trained"
-        tokenizer = _trained(settings, corpus, cache_dir) if trained else _pretrained(settings.path)
+    if isinstance(tokenizer, TrainedTokenizerSettings):
+        tokenizer = _trained(tokenizer, corpus, cache_dir)
+    elif not isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer = _pretrained(tokenizer.path)
     special_ids(tokenizer)
     return tokenizer

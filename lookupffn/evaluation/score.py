@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lookupffn.config.data import absolute_paths, path_text
-from lookupffn.config.sections import evaluation_settings
+from lookupffn.config.data import DataSettings, absolute_paths, data_settings, path_text
+from lookupffn.config.sections import read_section
 from lookupffn.data import PreparedData, prepare_data
 from lookupffn.distributed.processes import start_accelerator, sum_over
 from lookupffn.errors import UserError
@@ -19,7 +19,7 @@ from lookupffn.models import LookupRobertaForMaskedLM
 from lookupffn.models.loading import load_model, load_tokenizer
 from lookupffn.objectives.base import check_validation
 from lookupffn.objectives.mlm import build_masker, mlm_costs
-from lookupffn.objectives.model_config import check_data, check_tokenizer
+from lookupffn.objectives.model_config import check_tokenizer
 from lookupffn.objectives.perplexity import EvaluationResult, evaluate_mlm, perplexity, unigram_loss
 from lookupffn.report import evaluation_table
 from lookupffn.runs.model_source import ModelSource, find_model
@@ -51,9 +51,9 @@ def score(cfg: DictConfig) -> dict[str, Any]:
         raise UserError("say what to score: checkpoint=<run folder or HuggingFace folder>, such as outputs/...")
     source = find_model(checkpoint)
     assumed = cfg.model.sequence_length is None and source.run_config is None
-    data_config, own = choose_data(cfg, source)
-    check_data(data_config)
-    batch_size, max_tokens = evaluation_settings(cfg.evaluation)
+    section, own = choose_data(cfg, source)
+    data_config, evaluation = data_settings(section), read_section("evaluation", cfg.evaluation)
+    max_tokens = evaluation.max_tokens
     if max_tokens is None and own:
         max_tokens = source.run_config["evaluation"]["max_tokens"]
 
@@ -61,11 +61,11 @@ def score(cfg: DictConfig) -> dict[str, Any]:
     model, data = load(source, data_config, cache_dir)
     warn_of_other_text(source, data, own)
     model.to(accelerator.device)
-    masker = build_masker(data, data_config["mask_rate"])
+    masker = build_masker(data, data_config.mask_rate)
     started = time.perf_counter()
     result = evaluate_mlm(
         model, data.validation, masker,
-        data_fingerprint=data.data_fingerprint, batch_size=batch_size, max_tokens=max_tokens,
+        data_fingerprint=data.data_fingerprint, batch_size=evaluation.batch_size, max_tokens=max_tokens,
         rank=accelerator.process_index, world_size=accelerator.num_processes, reduce=sum_over(accelerator),
         progress=accelerator.is_main_process,
     )  # fmt: skip
@@ -78,7 +78,7 @@ def score(cfg: DictConfig) -> dict[str, Any]:
         **quality(result, source, data),
         "sequence_length_assumed": assumed,
         **mlm_costs(model, masker, data.validation.sequence_length),
-        "batch_size": batch_size,
+        "batch_size": evaluation.batch_size,
         "processes": accelerator.num_processes,
         "seconds": seconds,
         "tokens_per_s": result.sequences * data.validation.sequence_length / seconds,
@@ -95,7 +95,7 @@ def score(cfg: DictConfig) -> dict[str, Any]:
 
 
 def load(
-    source: ModelSource, data_config: dict[str, Any], cache_dir: str | None
+    source: ModelSource, data_config: DataSettings, cache_dir: str | None
 ) -> tuple[LookupRobertaForMaskedLM, PreparedData]:
     """The model, and the validation split in its own tokens.
 
@@ -105,9 +105,8 @@ def load(
     model = load_model(source.folder)
     tokenizer = load_tokenizer(source.folder)
     check_tokenizer(tokenizer, source)
-    length = data_config["sequence_length"]
-    if length > model.config.max_positions:
-        raise UserError(f"model.sequence_length={length} is longer than the model's positions")
+    if data_config.sequence_length > model.config.max_positions:
+        raise UserError(f"model.sequence_length={data_config.sequence_length} is longer than the model's positions")
     return model, prepare_data(data_config, tokenizer, cache_root(cache_dir), splits=("validation",))
 
 

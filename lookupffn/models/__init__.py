@@ -3,7 +3,7 @@
 import transformers
 
 from lookupffn.models import heads
-from lookupffn.models.configuration import AUTO_CLASSES, LookupRobertaConfig, build_model_config
+from lookupffn.models.configuration import AUTO_CLASSES, LookupRobertaConfig, build_model_config, fit_tokenizer
 from lookupffn.models.heads import (
     LookupRobertaForMaskedLM,
     LookupRobertaForMultipleChoice,
@@ -28,5 +28,6 @@ __all__ = [
     "LookupRobertaForTokenClassification",
     "LookupRobertaModel",
     "build_model_config",
+    "fit_tokenizer",
     "load_stock_weights",
 ]

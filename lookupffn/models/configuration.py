@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, RobertaPreLayerNormConfig
 
 from lookupffn.config.schema import read
-from lookupffn.config.sections import AttentionSettings, InitialisationSettings, ModelSettings, read_section
-from lookupffn.errors import UserError, first_line
+from lookupffn.config.sections import AttentionSettings, InitialisationSettings, ModelSettings
+from lookupffn.errors import UserError, first_line, unknown_name
 from lookupffn.layers import ffn_class, resolve_options
 from lookupffn.models.hub import RELAY, RELAY_TEXT, auto_map
 from lookupffn.storage import read_json
@@ -24,6 +27,7 @@ STOCK = RobertaPreLayerNormConfig.model_type
 # of padding ids, that RoBERTa's and BERT's tokenizers have: positions then count as in stock models
 _STOCK_PADDING = (0, 1)
 _MOST_LABELS = 100_000
+_FIELD = re.compile(r"[Ff]ield '(\w+)'")
 # by the Auto class of transformers
 AUTO_CLASSES = {
     "AutoConfig": "LookupRobertaConfig",
@@ -70,7 +74,7 @@ class LookupRobertaConfig(InitialisationSettings, AttentionSettings, RobertaPreL
         if isinstance(labels, int) and labels > _MOST_LABELS:
             raise UserError(f"num_labels is {labels}: at most {_MOST_LABELS} are supported")
         super().__post_init__(**kwargs)
-        self._check_positions()
+        self.check_positions()
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"model: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -90,7 +94,8 @@ class LookupRobertaConfig(InitialisationSettings, AttentionSettings, RobertaPreL
                 options[shared] = getattr(self, shared)
         self.ffn = {"name": name, **asdict(resolve_options(name, self.hidden_size, options))}
 
-    def _check_positions(self) -> None:
+    def check_positions(self) -> None:
+        """Raises a UserError where padding, positions and chunks cannot be as they are."""
         pad, chunk = self.pad_token_id, self.chunk_size_feed_forward
         if pad is not None and not 0 <= pad < self.vocab_size:
             raise UserError(f"pad_token_id {pad} is not in the vocabulary of {self.vocab_size}: correct it")
@@ -133,37 +138,50 @@ class LookupRobertaConfig(InitialisationSettings, AttentionSettings, RobertaPreL
 
 
 def build_model_config(
-    model: Mapping[str, Any], ffn: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    model: ModelSettings, ffn: Mapping[str, Any], transformers: Mapping[str, Any] | None = None
 ) -> LookupRobertaConfig:
-    """The configuration of a run's model.
+    """The configuration of a run's model, whose vocabulary is still open: see ``fit_tokenizer``.
 
     Args:
-        model: the values of a configs/model file.
-        ffn: the values of a configs/ffn file.
-        tokenizer: gives the vocabulary and the special tokens.
+        model: the model section.
+        ffn: a feed-forward's name and options.
+        transformers: options of transformers' own, such as tie_word_embeddings, which it checks.
 
     Raises:
-        UserError: an unknown option of the model, a value that it cannot have, or a feed-forward that cannot be.
+        UserError: an option that nobody has, or a value that it cannot have, or a feed-forward that cannot be.
     """
-    own = {field.name for field in fields(ModelSettings)}
-    # +model.tie_word_embeddings=false: transformers' own options, which transformers checks
-    more = {field.name for field in fields(LookupRobertaConfig)} & model.keys() - own
-    settings = read_section("model", {name: value for name, value in model.items() if name not in more})
+    transformers = transformers or {}
+    for name in transformers:
+        if name not in {field.name for field in fields(LookupRobertaConfig)}:
+            raise unknown_name("option of model", name, [field.name for field in fields(ModelSettings)])
+    try:
+        return LookupRobertaConfig(
+            **{name: getattr(model, name) for name in ModelSettings.architecture()},
+            **transformers,
+            ffn=dict(ffn),
+            first_position=0,
+            max_position_embeddings=model.max_positions,
+            type_vocab_size=1,
+        )
+    except UserError:
+        raise
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        field = _FIELD.search(reason)
+        raise UserError(f"model{f'.{field[1]}' if field else ''} cannot be that: {reason}") from None
+
+
+def fit_tokenizer(config: LookupRobertaConfig, tokenizer: PreTrainedTokenizerBase) -> LookupRobertaConfig:
+    """A copy of a configuration, with the vocabulary and the special tokens of a tokenizer."""
     pad = own_pad_id(tokenizer)
     # rows before the first position are never read: one or two of them are RoBERTa's habit, thousands are memory
     first = pad + 1 if pad in _STOCK_PADDING else 0
-    return LookupRobertaConfig(
-        **{name: getattr(settings, name) for name in ModelSettings.architecture()},
-        **{name: model[name] for name in more},
-        ffn=dict(ffn),
-        vocab_size=vocabulary_size(tokenizer),
-        first_position=first,
-        max_position_embeddings=settings.max_positions + first,
-        type_vocab_size=1,
-        pad_token_id=pad,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    fitted = deepcopy(config)
+    fitted.vocab_size = vocabulary_size(tokenizer)
+    fitted.pad_token_id, fitted.bos_token_id, fitted.eos_token_id = pad, tokenizer.bos_token_id, tokenizer.eos_token_id
+    fitted.first_position, fitted.max_position_embeddings = first, config.max_positions + first
+    fitted.check_positions()
+    return fitted
 
 
 def load_model_config(folder: Path) -> LookupRobertaConfig:

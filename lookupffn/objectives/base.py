@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,13 +19,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lookupffn.config.sections import RunSettings
+from lookupffn.config.run import RunConfig
 from lookupffn.cost import Cost
 from lookupffn.distributed.processes import any_process
 from lookupffn.distributed.sharding import local
 from lookupffn.errors import UserError
 from lookupffn.layers import ROLES, FeedForward
+from lookupffn.models import build_model_config
 from lookupffn.models.modeling import LookupRobertaLayer
+from lookupffn.objectives.model_config import starting_model
+from lookupffn.runs.model_source import ModelSource
 
 
 class EvaluationStopped(Exception):
@@ -39,16 +42,16 @@ class NonFiniteError(UserError):
 class Objective(ABC):
     """What one run trains for: data, model, loss, score, and the bar to beat.
 
-    The trainer builds it from the resolved config, checks the config, opens the run folder, and calls ``prepare``;
-    everything else comes after that.
+    A run resolves its config, lets the objective ``adopt`` the model that it starts from, reads the config, and builds
+    the objective with it. The trainer calls ``prepare``; everything else comes after that.
 
     Attributes:
         name: for messages.
         sections: of its config, beside training, optimizer and tracker.
-        paths: settings outside of all sections that name a file or folder.
-        run_settings: the dataclass of the settings outside of all sections.
         layer_class: of the model's layers, by which FSDP shards it.
-        config: the resolved config.
+        config: of the run.
+        source: the model that it starts from; None for a new one.
+        model_config: of a new model, before it has a vocabulary.
         tokenizer: saved beside the model; from ``prepare`` on.
         tokens_per_step: tokens of a step over all processes, the mean where steps differ; from ``prepare`` on.
         steps_per_epoch: steps that see every training example once, not rounded; from ``prepare`` on.
@@ -57,30 +60,38 @@ class Objective(ABC):
 
     name: ClassVar[str]
     sections: ClassVar[tuple[str, ...]]
-    paths: ClassVar[tuple[str, ...]] = ("output_dir", "cache_dir", "init_from")
-    run_settings: ClassVar[type] = RunSettings
     layer_class: ClassVar[type[nn.Module]] = LookupRobertaLayer
     tokenizer: PreTrainedTokenizerBase
     tokens_per_step: float
     steps_per_epoch: float
     final_score_differs: bool = False
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: RunConfig, source: ModelSource | None = None) -> None:
         """
         Args:
-            config: resolved, but not checked. A subclass may rewrite sections that something else decides, as a model
-                to start from decides the architecture: what is recorded and checked is the config after this.
-        """
-        self.config = config
-
-    @classmethod
-    @abstractmethod
-    def check(cls, config: Mapping[str, Any]) -> None:
-        """Refuses values of ``sections`` before any data is read.
+            config: of the run.
+            source: what ``adopt`` returned.
 
         Raises:
-            UserError: a value that cannot be.
+            UserError: a model that cannot be.
         """
+        self.config, self.source = config, source
+        self.model_config = build_model_config(config.model, config.ffn, config.transformers)
+
+    @classmethod
+    def adopt(cls, values: dict[str, Any]) -> ModelSource | None:
+        """Makes a run's values say what the model that `init_from` names decides, such as its architecture.
+
+        Args:
+            values: of the config, resolved but not checked; what is recorded and checked are the values after this.
+
+        Returns:
+            The model; None where it is gone and an unfinished run can do without.
+
+        Raises:
+            UserError: no such model, or it does not fit the run.
+        """
+        return starting_model(values)
 
     @abstractmethod
     def prepare(self, folder: Path) -> None:

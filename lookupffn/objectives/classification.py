@@ -18,19 +18,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lookupffn import cost, storage
-from lookupffn.config.sections import TOKENIZERS, evaluation_settings, read_choice, training_settings
 from lookupffn.data.corpus.base import Corpus
-from lookupffn.data.labelled import Examples, LabelledData, load_task, task_settings
+from lookupffn.data.labelled import Examples, LabelledData, load_task
 from lookupffn.data.labelled.batches import Encoded, LabelledBatch, TrainingOrder
 from lookupffn.data.tokenizer import make_tokenizer, tokenizer_fingerprint
 from lookupffn.distributed.processes import sum_over
-from lookupffn.errors import UserError
 from lookupffn.layers import FeedForward
-from lookupffn.models import LookupRobertaConfig, LookupRobertaForSequenceClassification, build_model_config
+from lookupffn.models import LookupRobertaConfig, LookupRobertaForSequenceClassification, fit_tokenizer
 from lookupffn.models.loading import check_vocabulary, load_model
 from lookupffn.objectives.base import EvaluationStopped, Objective, full_precision, model_costs
 from lookupffn.objectives.metrics import compute_metrics
-from lookupffn.objectives.model_config import check_model, check_tokenizer, own_tokenizer, starting_model
+from lookupffn.objectives.model_config import check_tokenizer, own_tokenizer
+from lookupffn.runs.model_source import ModelSource
 from lookupffn.storage import cache_root
 
 # a folder without a run does not say what lengths it was trained on; BERT's short phase is a safe guess
@@ -45,43 +44,32 @@ class SequenceClassification(Objective):
     name = "sequence classification"
     sections = ("ffn", "model", "task", "tokenizer", "evaluation")
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """See ``Objective``; a model that `checkpoint` names decides the sections ffn, model and tokenizer."""
-        super().__init__(config)
-        self._source = starting_model(config)
-        if self._source is not None:
-            pretraining = (self._source.run_config or {}).get("model", {})
-            longest = config["model"]["max_positions"]
-            config["model"]["sequence_length"] = pretraining.get("sequence_length", min(ASSUMED_LENGTH, longest))
-
     @classmethod
-    def check(cls, config: Mapping[str, Any]) -> None:
-        """See ``Objective``."""
-        check_model(config["model"], config["ffn"])
-        length, positions = task_settings(config["task"]).max_length, config["model"]["max_positions"]
-        if length is not None and length > positions:
-            raise UserError(f"task.max_length={length} is longer than model.max_positions={positions}")
-        read_choice("tokenizer", config["tokenizer"], TOKENIZERS)
-        evaluation_settings(config["evaluation"])
+    def adopt(cls, values: dict[str, Any]) -> ModelSource | None:
+        """See ``Objective``; the length of sequences is that of pretraining too."""
+        source = super().adopt(values)
+        if source is not None:
+            pretraining = (source.run_config or {}).get("model", {})
+            longest = values["model"]["max_positions"]
+            values["model"]["sequence_length"] = pretraining.get("sequence_length", min(ASSUMED_LENGTH, longest))
+        return source
 
     def prepare(self, folder: Path) -> None:
         """See ``Objective``."""
-        config = self.config
-        task, training = task_settings(config["task"]), training_settings(config["training"], 1)
-        self._freeze = task.freeze
-        self._evaluation_batch, _ = evaluation_settings(config["evaluation"])
-        self._data = data = load_task(config["task"])
-        section = own_tokenizer(folder, config["tokenizer"])
-        corpus = LabelledText(data)
-        self.tokenizer = make_tokenizer(section, corpus, cache_root(config["cache_dir"]))
-        self._length = task.max_length or config["model"]["sequence_length"]
+        config, batch_size = self.config, self.config.training.batch_size
+        assert config.task is not None
+        self._data = data = load_task(config.task)
+        tokenizer = own_tokenizer(folder, config.tokenizer)
+        self.tokenizer = make_tokenizer(tokenizer, LabelledText(data), cache_root(config.run.cache_dir))
+        self._length = config.task.max_length or config.model.sequence_length
+        self._freeze = config.task.freeze
         self._splits = {
             split: Encoded(examples, self.tokenizer, self._length, f"task {data.name}, {split} split")
             for split, examples in data.splits.items()
         }
-        self._order = TrainingOrder(self._splits["train"], seed=config["seed"], batch_size=training.batch_size)
+        self._order = TrainingOrder(self._splits["train"], seed=config.run.seed, batch_size=batch_size)
         self.steps_per_epoch = self._order.steps_per_epoch
-        self.tokens_per_step = float(self._splits["train"].lengths.mean()) * training.batch_size
+        self.tokens_per_step = float(self._splits["train"].lengths.mean()) * batch_size
 
     def fingerprints(self) -> dict[str, str]:
         """See ``Objective``."""
@@ -92,17 +80,17 @@ class SequenceClassification(Objective):
 
     def build_model(self, checkpoint: Path | None) -> LookupRobertaForSequenceClassification:
         """See ``Objective``; what ``task.freeze`` names does not learn."""
-        torch.manual_seed(self.config["seed"])
+        torch.manual_seed(self.config.run.seed)
         if checkpoint is not None:
             model = load_model(checkpoint, LookupRobertaForSequenceClassification)
-        elif self._source is not None:
-            pretrained = load_model(self._source.folder)
-            check_vocabulary(self.tokenizer, pretrained.config, self._source.folder)
-            check_tokenizer(self.tokenizer, self._source)
+        elif self.source is not None:
+            pretrained = load_model(self.source.folder)
+            check_vocabulary(self.tokenizer, pretrained.config, self.source.folder)
+            check_tokenizer(self.tokenizer, self.source)
             model = LookupRobertaForSequenceClassification(self._with_labels(pretrained.config))
             model.roberta_prelayernorm.load_state_dict(pretrained.roberta_prelayernorm.state_dict())
         else:
-            config = build_model_config(self.config["model"], self.config["ffn"], self.tokenizer)
+            config = fit_tokenizer(self.model_config, self.tokenizer)
             model = LookupRobertaForSequenceClassification(self._with_labels(config))
         freeze(model, self._freeze)
         return model
@@ -164,8 +152,9 @@ class SequenceClassification(Objective):
         losses = []
         for split in self._data.validation_names:
             logits = predict(
-                model, self._splits[split], self._evaluation_batch, accelerator, stop=stop, what=f"scoring {split}"
-            )
+                model, self._splits[split], self.config.evaluation.batch_size, accelerator,
+                stop=stop, what=f"scoring {split}",
+            )  # fmt: skip
             labels = self._splits[split].labels
             if self._data.label_names is None:
                 predictions = logits[:, 0]
@@ -184,7 +173,7 @@ class SequenceClassification(Objective):
 
     def summary(self, score: dict[str, Any], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """See ``Objective``."""
-        source = self._source
+        source = self.source
         names = [f"{split}_{name}" for split in self._data.validation_names for name in self._data.metrics]
         before = source.record if source is not None else {}
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from lookupffn.config.sections import TOKENIZERS, evaluation_settings, read_choice, training_settings
 from lookupffn.data import MaskedBatch, Masker, PreparedData, prepare_data, training_batches
 from lookupffn.distributed.processes import sum_over
-from lookupffn.models import LookupRobertaForMaskedLM, build_model_config
+from lookupffn.models import LookupRobertaForMaskedLM, fit_tokenizer
 from lookupffn.models.loading import check_vocabulary, load_model
 from lookupffn.objectives.base import Objective, model_costs
-from lookupffn.objectives.model_config import check_data, check_model, check_tokenizer, own_tokenizer, starting_model
+from lookupffn.objectives.model_config import check_tokenizer, own_tokenizer
 from lookupffn.objectives.perplexity import (
     evaluate_mlm,
     perplexity,
@@ -41,33 +40,20 @@ class MaskedLanguageModelling(Objective):
     name = "masked language modelling"
     sections = ("ffn", "model", "data", "tokenizer", "evaluation")
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """See ``Objective``; a model that `init_from` names decides the sections ffn, model and tokenizer."""
-        super().__init__(config)
-        self._init = starting_model(config)
-
-    @classmethod
-    def check(cls, config: Mapping[str, Any]) -> None:
-        """See ``Objective``."""
-        check_model(config["model"], config["ffn"])
-        check_data(config["data"], config["model"]["max_positions"])
-        read_choice("tokenizer", config["tokenizer"], TOKENIZERS)
-        evaluation_settings(config["evaluation"])
-
     def prepare(self, folder: Path) -> None:
         """See ``Objective``."""
         config = self.config
-        self._settings = training_settings(config["training"], 1)
-        self._batch_size, self._max_tokens = evaluation_settings(config["evaluation"])
-        section = own_tokenizer(folder, config["tokenizer"])
-        self._data = data = prepare_data(config["data"], section, cache_root(config["cache_dir"]))
-        self._masker = build_masker(data, config["data"]["mask_rate"])
+        assert config.data is not None
+        tokenizer = own_tokenizer(folder, config.tokenizer)
+        self._data = data = prepare_data(config.data, tokenizer, cache_root(config.run.cache_dir))
+        self._masker = build_masker(data, config.data.mask_rate)
         self._masked = self._masker.masked_per_sequence(data.train.sequence_length)
-        self._on_the_way = min(filter(None, (self._settings.validate_tokens, self._max_tokens)), default=None)
-        self.final_score_differs = self._on_the_way != self._max_tokens
+        most = config.evaluation.max_tokens
+        self._on_the_way = min(filter(None, (config.training.validate_tokens, most)), default=None)
+        self.final_score_differs = self._on_the_way != most
         self.tokenizer = data.tokenizer
-        self.tokens_per_step = self._settings.batch_size * data.train.sequence_length
-        self.steps_per_epoch = len(data.train) / self._settings.batch_size
+        self.tokens_per_step = config.training.batch_size * data.train.sequence_length
+        self.steps_per_epoch = len(data.train) / config.training.batch_size
         self._unigram_loss = unigram_loss(data.token_counts, data.validation_counts)
 
     def write_files(self, folder: Path) -> None:
@@ -80,17 +66,16 @@ class MaskedLanguageModelling(Objective):
 
     def build_model(self, checkpoint: Path | None) -> LookupRobertaForMaskedLM:
         """See ``Objective``."""
-        config = self.config
-        torch.manual_seed(config["seed"])
+        torch.manual_seed(self.config.run.seed)
         if checkpoint is not None:  # the trainer has compared the tokenizers
             return load_model(checkpoint)
-        if self._init is not None:
-            model = load_model(self._init.folder)
-            check_vocabulary(self.tokenizer, model.config, self._init.folder)
-            check_tokenizer(self.tokenizer, self._init)
+        if self.source is not None:
+            model = load_model(self.source.folder)
+            check_vocabulary(self.tokenizer, model.config, self.source.folder)
+            check_tokenizer(self.tokenizer, self.source)
             return model
-        model = LookupRobertaForMaskedLM(build_model_config(config["model"], config["ffn"], self.tokenizer))
-        if config["model"].get("output_bias_init") == "unigram":
+        model = LookupRobertaForMaskedLM(fit_tokenizer(self.model_config, self.tokenizer))
+        if self.config.model.output_bias_init == "unigram":
             # Learned, the unigram moves all token embeddings the same way, since the output matrix is tied to them,
             # and tokens look alike to attention for longer.
             with torch.no_grad():
@@ -115,9 +100,9 @@ class MaskedLanguageModelling(Objective):
     ) -> Iterator[list[MaskedBatch]]:
         """See ``Objective``."""
         return training_batches(
-            self._data.train, self._masker, seed=self.config["seed"], batch_size=self._settings.batch_size,
+            self._data.train, self._masker, seed=self.config.run.seed, batch_size=self.config.training.batch_size,
             start_step=start_step, end_step=end_step, rank=rank, world_size=world_size, accumulation=accumulation,
-            num_workers=self._settings.num_workers,
+            num_workers=self.config.training.num_workers,
         )  # fmt: skip
 
     def loss(self, model: nn.Module, batch: MaskedBatch, device: torch.device) -> Tensor:
@@ -136,8 +121,8 @@ class MaskedLanguageModelling(Objective):
         """See ``Objective``; validation_loss and validation_perplexity."""
         result = evaluate_mlm(
             model, self._data.validation, self._masker,
-            data_fingerprint=self._data.data_fingerprint, batch_size=self._batch_size,
-            max_tokens=self._max_tokens if final else self._on_the_way,
+            data_fingerprint=self._data.data_fingerprint, batch_size=self.config.evaluation.batch_size,
+            max_tokens=self.config.evaluation.max_tokens if final else self._on_the_way,
             rank=accelerator.process_index, world_size=accelerator.num_processes, reduce=sum_over(accelerator),
             stop=stop, progress=accelerator.is_main_process,
         )  # fmt: skip
@@ -154,7 +139,7 @@ class MaskedLanguageModelling(Objective):
     def summary(self, score: dict[str, Any], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """See ``Objective``."""
         split = self._data.validation
-        scored = validation_sequences(len(split), split.sequence_length, self._max_tokens)
+        scored = validation_sequences(len(split), split.sequence_length, self.config.evaluation.max_tokens)
         return {
             "data": self._data.name,
             **{key: score[key] for key in ("validation_loss", "validation_perplexity")},

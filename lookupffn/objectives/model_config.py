@@ -1,22 +1,17 @@
-"""What a run's config says of its model and data: checked, or taken from the model named by `init_from`."""
+"""What a run takes from the model that `init_from` names: architecture, sizes and tokenizer."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
-from lookupffn.config.data import data_settings
-from lookupffn.config.sections import SMALLEST_VOCABULARY, ModelSettings
+from lookupffn.config.sections import ModelSettings, PretrainedTokenizerSettings, TokenizerSettings
 from lookupffn.data.tokenizer import tokenizer_fingerprint
 from lookupffn.errors import UserError
-from lookupffn.models import build_model_config
 from lookupffn.models.loading import load_model_config, load_tokenizer
 from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint
 from lookupffn.runs.model_source import ModelSource, find_model
@@ -27,13 +22,10 @@ logger = logging.getLogger(__name__)
 
 # what a model's own config.json answers
 _ARCHITECTURE = ModelSettings.architecture()
-_FIELD = re.compile(r"[Ff]ield '(\w+)'")
 
 
 def starting_model(config: dict[str, Any]) -> ModelSource | None:
-    """What `init_from` names, adopted; None where it names nothing, or something gone that the run does without."""
-    if not config["init_from"]:
-        return None
+    """What `init_from` names, adopted; None where it is gone and the run can do without."""
     if not Path(config["init_from"]).expanduser().exists() and adopt_again(config):
         return None
     return adopt_model(config)
@@ -110,13 +102,15 @@ def adopt_again(config: dict[str, Any]) -> bool:
     return False
 
 
-def own_tokenizer(path: Path, section: dict[str, Any]) -> dict[str, Any] | PreTrainedTokenizerBase:
+def own_tokenizer(path: Path, settings: TokenizerSettings) -> TokenizerSettings | PreTrainedTokenizerBase:
     """A run's tokenizer section, or the tokenizer of its newest checkpoint where the folder that it names is gone."""
-    named = Path(str(section.get("path") or ""))
-    if section.get("name") != "pretrained" or not named.is_absolute() or named.exists():
-        return section
+    if not isinstance(settings, PretrainedTokenizerSettings):
+        return settings
+    named = Path(settings.path or "")
+    if not named.is_absolute() or named.exists():
+        return settings
     newest = newest_checkpoint(path / CHECKPOINTS)
-    return section if newest is None else load_tokenizer(newest[0])
+    return settings if newest is None else load_tokenizer(newest[0])
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: ModelSource) -> None:
@@ -133,48 +127,3 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: ModelSource) -> 
             f"the tokenizer is not the one that the model in {source.folder} was trained with: they do not belong "
             f"together; use the model's own (tokenizer=pretrained tokenizer.path={source.folder})"
         )
-
-
-class _PlaceholderTokenizer:
-    """What a model's configuration asks of a tokenizer, before there is one."""
-
-    bos_token_id, pad_token_id, eos_token_id = 0, 1, 2
-
-    def get_vocab(self) -> dict[str, int]:
-        return {}
-
-    def __len__(self) -> int:
-        return SMALLEST_VOCABULARY
-
-
-def check_model(model: Mapping[str, Any], ffn: Mapping[str, Any]) -> None:
-    """The model and ffn sections: builds the model's configuration, and nothing more.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    if "name" not in ffn:
-        raise UserError("ffn has no name: choose one, as in ffn=lookup")
-    try:
-        build_model_config(model, ffn, _PlaceholderTokenizer())
-    except UserError:
-        raise
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        field = _FIELD.search(reason)
-        raise UserError(f"model{f'.{field[1]}' if field else ''} cannot be that: {reason}") from None
-
-
-def check_data(data: Mapping[str, Any], max_positions: int | None = None) -> None:
-    """The data section.
-
-    Args:
-        data: the section.
-        max_positions: longest sequence of the model; None where that is checked elsewhere.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    length = data_settings(data).sequence_length
-    if max_positions is not None and length > max_positions:
-        raise UserError(f"sequence_length={length} is longer than model.max_positions={max_positions}")

@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lookupffn.config.data import OWN_TASK
 from lookupffn.report.fine_tuned import FineTuned
 from lookupffn.report.groups import label_of, short_number
 from lookupffn.report.inference_times import InferenceTime, InferenceTimes
@@ -23,8 +24,6 @@ from lookupffn.report.significance import Difference, Spread, difference, spread
 from lookupffn.report.tables import aligned, csv_of, escaped, interval, known, shown_spread, table
 
 AVERAGE = "average of "
-# tasks that are somebody's own files, which are no part of an average over GLUE
-_OWN = "classification"
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ def scores(tuned: Sequence[FineTuned], measured: InferenceTimes | None = None) -
         found.append(own)
         left_out += repeats
     # one of two that share their name would count twice
-    averaged = [own for own in found if not own[0].task.startswith(_OWN) and not own[0].task.endswith(")")]
+    # tasks that are somebody's own files are no part of an average over GLUE
+    averaged = [own for own in found if not own[0].task.startswith(OWN_TASK) and not own[0].task.endswith(")")]
     if len(averaged) > 1:
         found.append(_averages(averaged))
     ordered = [_compared(own) for own in found if own]

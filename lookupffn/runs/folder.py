@@ -275,7 +275,3 @@ def _close_inherited() -> None:
 
 # a worker that outlives a killed run must not keep its lock
 os.register_at_fork(after_in_child=_close_inherited)
-
-
-# a worker that outlives a killed run must not keep its lock
-os.register_at_fork(after_in_child=_close_inherited)

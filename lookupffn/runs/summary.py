@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 
-from lookupffn.config.sections import Budget
-
 ROOT = Path(__file__).resolve().parents[2]
 # variables that change how torch, oneDNN or our kernels compute
 NUMERIC_ENVIRONMENT = (
@@ -34,7 +32,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "nu
 def run_summary(
     *,
     config: Mapping[str, Any],
-    budget: Budget,
+    budget: Mapping[str, Any],
     costs: Mapping[str, Any],
     results: Mapping[str, Any],
     statistics: Mapping[str, float],
@@ -45,7 +43,7 @@ def run_summary(
 
     Args:
         config: of the run.
-        budget: that it trained for.
+        budget: that it trained for: unit and amount.
         costs: what the trained model costs.
         results: what the objective says of data and scores.
         statistics: how the feed-forwards were used in the last validation.
@@ -61,7 +59,7 @@ def run_summary(
         "seed": config["seed"],
         "steps": record["step"],
         "tokens": tokens,
-        "budget": {"unit": budget.unit, "amount": budget.amount},
+        "budget": dict(budget),
         # where a session resumed the run with another budget
         **({"budgets": record["budgets"]} if len(record["budgets"]) > 1 else {}),
         **results,

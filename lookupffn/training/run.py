@@ -1,22 +1,18 @@
-"""One run: its config resolved and checked, its training, and one line for whatever ends it early."""
+"""One run: its config, its training, and one line for whatever ends it early."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lookupffn.config.data import absolute, absolute_paths, path_text
-from lookupffn.config.race import without_race
-from lookupffn.config.schema import read
-from lookupffn.config.sections import TrainingSettings, optimizer_settings, training_settings
+from lookupffn.config.run import read_run, resolve
 from lookupffn.distributed.processes import broadcast, on_main, start_accelerator
 from lookupffn.errors import UserError
 from lookupffn.objectives import Objective
@@ -31,7 +27,6 @@ from lookupffn.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS = ("optimizer", "training", "tracker")
 _NO_MEMORY = re.compile(r"DefaultCPUAllocator|bad_alloc|out of memory|can't allocate memory|[Cc]annot allocate memory")
 _NO_PARTNER = re.compile(
     r"[Cc]onnection (was )?(closed|reset|lost)|Broken pipe|Socket (closed|Timeout)|gloo|NCCL|TCPStore|"
@@ -63,24 +58,24 @@ def train(
         Interrupted: SIGINT or SIGTERM; the run resumes when it is started again.
     """
     started = time.perf_counter()
-    config = resolve(cfg, objective_class)
-    objective = objective_class(config)
-    settings = check_config(config, objective_class)
+    values = resolve(cfg, objective_class.sections)
+    objective = build_objective(values, objective_class)
+    settings = objective.config.training
     accelerator = start_accelerator(settings.precision, settings.gradient_accumulation_steps)
-    training_settings(config["training"], accelerator.num_processes)
+    settings.check_processes(accelerator.num_processes)
 
-    folder = on_main(accelerator, lambda: open_run_folder(config, sweep_member=sweep_member, differing=differing))
+    group = group_name(values, differing)
+    folder = on_main(accelerator, lambda: open_run_folder(values, sweep_member=sweep_member, differing=differing))
     path = broadcast(accelerator, None if folder is None else folder.path)
     if path is None:
-        return on_main(accelerator, lambda: read_summary(member_folder(config, differing)))
+        return on_main(accelerator, lambda: read_summary(member_folder(values, differing)))
     logger.info("run folder: %s", path)
     try:
         with handling():
-            group = group_name(config, differing)
-            tracker = partial(start_tracker, path, config, group, sweep_member=sweep_member)
-            trainer = Trainer(path, objective, settings, accelerator, tracker, started)
+            tracker = partial(start_tracker, path, objective.config.tracker, values, group, sweep_member=sweep_member)
+            trainer = Trainer(path, objective, accelerator, tracker, started)
             if folder is not None:
-                folder.write_config(config)
+                folder.write_config(values)
             return trainer.run()
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}{advice(what_is_kept(path / CHECKPOINTS))}") from None
@@ -99,51 +94,22 @@ def train(
             folder.release()
 
 
-def resolve(cfg: DictConfig, objective_class: type[Objective]) -> dict[str, Any]:
-    """The config as plain values, with paths that hold from any folder.
-
-    Raises:
-        UserError: a section is missing, or a path is something else.
-    """
-    config = OmegaConf.to_container(without_race(cfg), resolve=True, throw_on_missing=True)
-    if "checkpoint" in config:  # what fine-tuning calls it
-        config["init_from"] = config.pop("checkpoint")
-    for section in (*objective_class.sections, *_SECTIONS):
-        if not isinstance(config.get(section), dict):
-            raise UserError(f"the config has no {section}: choose one, as in {section}=<name>")
-    for key in ("seed", "overwrite", *objective_class.paths):
-        if key not in config:
-            raise UserError(f"the config has no {key}, which the file of this command in configs/ gives")
-    for key in objective_class.paths:
-        config[key] = path_text(key, config[key])
-    for section in ("data", "task"):
-        absolute_paths(config.get(section, {}))
-    tokenizer_path = config.get("tokenizer", {}).get("path")
-    # a folder, or else a name on the hub
-    if tokenizer_path and Path(str(tokenizer_path)).expanduser().is_dir():
-        config["tokenizer"]["path"] = absolute(tokenizer_path)
-    return config
-
-
-def check_config(config: Mapping[str, Any], objective_class: type[Objective]) -> TrainingSettings:
-    """Refuses what can be refused before the data is prepared.
+def build_objective(values: dict[str, Any], objective_class: type[Objective]) -> Objective:
+    """The objective of a run, its config read and checked, before any of its data is read.
 
     Args:
-        config: the resolved config.
-        objective_class: checks the sections that are its own.
+        values: of the config, resolved; a model that `init_from` names decides some of them.
+        objective_class: what to train for.
 
     Raises:
         UserError: a value that cannot be.
     """
-    outside = {key: value for key, value in config.items() if not isinstance(value, dict)}
-    read(objective_class.run_settings, outside, "", "setting")
-    settings = training_settings(config["training"], 1)
-    optimizer_settings(config["optimizer"])
-    check_tracker(config["tracker"])
-    objective_class.check(config)
-    if settings.precision == "fp16" and not torch.cuda.is_available():
+    source = objective_class.adopt(values) if values["init_from"] else None
+    config = read_run(values)
+    check_tracker(config.tracker)
+    if config.training.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.precision=fp16 needs a GPU; on this machine use fp32 or bf16")
-    return settings
+    return objective_class(config, source)
 
 
 def failure(error: Exception, processes: int) -> UserError | None:

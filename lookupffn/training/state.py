@@ -11,11 +11,11 @@ from typing import Any, Self, TypedDict, get_args, get_origin, get_type_hints, i
 
 from accelerate import Accelerator
 
-from lookupffn.config.sections import Budget
 from lookupffn.distributed.sharding import load_full_state
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import METADATA_FILE, load_state, newest_checkpoint, remove_partial
 from lookupffn.runs.names import CHECKPOINTS
+from lookupffn.training.budget import Budget
 from lookupffn.training.optimizer import check_state
 
 _LARGEST = 1e300

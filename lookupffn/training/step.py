@@ -15,12 +15,20 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lookupffn.config.sections import TrainingSettings
 from lookupffn.distributed.processes import ExactSum
 from lookupffn.distributed.sharding import local
 from lookupffn.objectives import Objective
 from lookupffn.objectives.base import NonFiniteError, describe_non_finite, finite_weights
 
 logger = logging.getLogger(__name__)
+
+
+def micro_batches_each(settings: TrainingSettings, processes: int) -> int:
+    """Micro-batches of a step on each process."""
+    if settings.micro_batches is None:
+        return settings.gradient_accumulation_steps
+    return settings.micro_batches // processes
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Updater:
         """
         self.model, self.optimizer = model, optimizer
         self._objective, self._accelerator, self._step_model = objective, accelerator, step_model
-        self._seed, self._exact = objective.config["seed"], exact
+        self._seed, self._exact = objective.config.run.seed, exact
         self._max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
 
     def update(

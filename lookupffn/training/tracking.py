@@ -22,7 +22,7 @@ from shlex import quote
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
-from lookupffn.config.sections import TRACKERS, read_choice
+from lookupffn.config.sections import TrackerSettings
 from lookupffn.errors import UserError
 
 # how long the end of a run waits for what is still to be sent
@@ -58,16 +58,20 @@ class BackgroundTracker(ABC):
 
     name: str
 
-    def __init__(self, folder: Path, config: dict[str, Any], group: str, *, sweep_member: bool) -> None:
+    def __init__(
+        self, folder: Path, settings: TrackerSettings, config: dict[str, Any], group: str, *, sweep_member: bool
+    ) -> None:
         """Starts at once, and returns before the library is imported.
 
         Args:
             folder: the run's folder.
-            config: the resolved config.
+            settings: the tracker section.
+            config: the whole config, as plain values.
             group: of runs that differ by their seed.
             sweep_member: whether this is one run of several.
         """
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self.settings: Any = settings
         self._run: Any = None
         self._failed = False
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
@@ -122,13 +126,12 @@ class WandbTracker(BackgroundTracker):
     def _start(self, folder: Path, config: dict[str, Any], group: str, sweep_member: bool) -> None:
         import wandb
 
-        section = config["tracker"]
         mode = wandb_mode()
         # the service logs to stderr through its own handlers; the progress bar is enough
         os.environ.setdefault("WANDB_SILENT", "true")
         arguments = {
-            "project": section.get("project"),
-            "entity": section.get("entity"),
+            "project": self.settings.project,
+            "entity": self.settings.entity,
             "dir": str(folder),
             "id": run_id(folder, self.name),
             "resume": "allow",
@@ -172,14 +175,13 @@ class TrackioTracker(BackgroundTracker):
     name = "trackio"
 
     def _start(self, folder: Path, config: dict[str, Any], group: str, sweep_member: bool) -> None:
-        section = config["tracker"]
         # it prints to where the run's own table goes
         with contextlib.redirect_stdout(io.StringIO()):
             import trackio
 
             self._run = trackio.init(
-                project=section["project"],
-                space_id=section.get("space_id"),
+                project=self.settings.project,
+                space_id=self.settings.space_id,
                 # a run goes on under its name, so two folders of one name must differ
                 name=f"{folder.name}-{run_id(folder, self.name)[:6]}",
                 group=group,
@@ -189,7 +191,7 @@ class TrackioTracker(BackgroundTracker):
                 auto_log_cpu=False,
                 auto_log_gpu=False,
             )
-        logger.info("dashboard: trackio show --project %s", section["project"])
+        logger.info("dashboard: trackio show --project %s", self.settings.project)
 
     def _log(self, metrics: dict[str, Any]) -> None:
         step = metrics.pop("step")  # a name of trackio's own
@@ -203,22 +205,24 @@ class TrackioTracker(BackgroundTracker):
             self._run.finish()
 
 
-def start_tracker(folder: Path, config: dict[str, Any], group: str, *, sweep_member: bool = False) -> Tracker:
+def start_tracker(
+    folder: Path, settings: TrackerSettings, config: dict[str, Any], group: str, *, sweep_member: bool = False
+) -> Tracker:
     """The tracker that the config names; the arguments are those of ``BackgroundTracker``.
 
     Raises:
-        UserError: no such tracker.
+        UserError: it is not installed.
     """
-    check_tracker(config["tracker"])
-    if config["tracker"]["name"] == "none":
+    check_tracker(settings)
+    if settings.name == "none":
         return NoTracker()
-    kind = {cls.name: cls for cls in (TrackioTracker, WandbTracker)}[config["tracker"]["name"]]
-    return kind(folder, config, group, sweep_member=sweep_member)
+    kind = {cls.name: cls for cls in (TrackioTracker, WandbTracker)}[settings.name]
+    return kind(folder, settings, config, group, sweep_member=sweep_member)
 
 
-def check_tracker(section: Mapping[str, Any]) -> None:
-    """Raises a UserError for a tracker that does not exist or is not installed, or an option that it cannot have."""
-    name = read_choice("tracker", section, TRACKERS).name
+def check_tracker(settings: TrackerSettings) -> None:
+    """Raises a UserError for a tracker that is not installed."""
+    name = settings.name
     if name not in ("none", *sys.modules) and importlib.util.find_spec(name) is None:
         raise UserError(f"tracker={name} is not installed: pip install {name}")
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from lookupffn.config.sections import TrainingSettings, optimizer_settings
 from lookupffn.distributed.processes import ExactSum, any_process, broadcast, on_main, processes
 from lookupffn.distributed.sharding import full_state, full_weights, prepare
 from lookupffn.models.hub import model_card
@@ -36,7 +36,7 @@ from lookupffn.storage import finite, to_json, write_atomically
 from lookupffn.training.budget import Clock, budget_progress, choose_budget, training_flops_per_token
 from lookupffn.training.optimizer import build_optimizer, learning_rate
 from lookupffn.training.state import TrainState, restore, resume_point
-from lookupffn.training.step import StepResult, Updater
+from lookupffn.training.step import StepResult, Updater, micro_batches_each
 from lookupffn.training.tracking import Tracker
 
 # fp16 skips steps while it looks for a loss scale; this many in a row is no search any more
@@ -55,7 +55,6 @@ class Trainer:
         self,
         path: Path,
         objective: Objective,
-        settings: TrainingSettings,
         accelerator: Accelerator,
         tracker: Callable[[], Tracker],
         started: float,
@@ -65,13 +64,12 @@ class Trainer:
         Args:
             path: the run's folder.
             objective: what to train for, not prepared.
-            settings: the training section.
             accelerator: of the run.
             tracker: starts one.
             started: ``time.perf_counter()`` when the session began.
         """
-        self.path, self.objective, self.settings, self.accelerator = path, objective, settings, accelerator
-        self.config = objective.config
+        self.path, self.objective, self.accelerator, self.config = path, objective, accelerator, objective.config
+        self.settings = self.config.training
         self.main = accelerator.is_main_process
         # now: the files may have changed by the end
         self.surroundings = surroundings(accelerator.device) | processes(accelerator)
@@ -86,7 +84,6 @@ class Trainer:
 
     def _set_up_model(self) -> None:
         objective, accelerator, settings = self.objective, self.accelerator, self.settings
-        self.optimizer_settings = optimizer_settings(self.config["optimizer"])
         self.model = model = objective.build_model(self.resumed_from)
         self.costs = objective.costs(model)
         logger.info(
@@ -98,7 +95,7 @@ class Trainer:
             # torch's fused attention takes 1.2 times a training step's time there, at lengths of 64 and 128
             model.set_attn_implementation("eager")
         model.to(accelerator.device).train()
-        optimizer = build_optimizer(model, self.optimizer_settings, accelerator.device)
+        optimizer = build_optimizer(model, self.config.optimizer, accelerator.device)
         parts = settings.micro_batches
         exact = ExactSum(model.parameters(), accelerator, parts) if parts else None
         wrapped, self.optimizer = prepare(
@@ -106,7 +103,7 @@ class Trainer:
         )
         self.updater = Updater(
             objective, accelerator, model=model, step_model=torch.compile(wrapped) if settings.compile else wrapped,
-            optimizer=self.optimizer, max_grad_norm=self.optimizer_settings.max_grad_norm, exact=exact,
+            optimizer=self.optimizer, max_grad_norm=self.config.optimizer.max_grad_norm, exact=exact,
         )  # fmt: skip
         if self.resumed_from is not None:
             restore(self.resumed_from, self.optimizer, accelerator)
@@ -134,7 +131,7 @@ class Trainer:
         self.batches = self.objective.training_batches(
             start_step=state.step, end_step=sys.maxsize if self.total_steps is None else self.total_steps,
             rank=accelerator.process_index, world_size=accelerator.num_processes,
-            accumulation=settings.accumulation(accelerator.num_processes),
+            accumulation=micro_batches_each(settings, accelerator.num_processes),
         )  # fmt: skip
         # after the workers of training_batches, for a process with threads should not fork
         self.tracker = tracker() if self.main else None
@@ -198,7 +195,7 @@ class Trainer:
         """One optimizer step; its result and its learning rate."""
         state, settings = self.state, self.settings
         rate = learning_rate(
-            self.optimizer_settings, step=state.step, total_steps=self.total_steps, progress=self.progress
+            self.config.optimizer, step=state.step, total_steps=self.total_steps, progress=self.progress
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -333,8 +330,8 @@ class Trainer:
         if not self.main:
             return None
         summary = run_summary(
-            config=self.config,
-            budget=self.budget,
+            config=self.config.values,
+            budget=asdict(self.budget),
             costs=self.objective.costs(self.model),  # one that depends on the tokens is measured by now
             results={**self.objective.summary(score, self.lines), **self.objective.fingerprints()},
             statistics={key.removeprefix("ffn_"): score[key] for key in score if key.startswith("ffn_")},

@@ -6,11 +6,11 @@ import pytest
 
 from lookupffn.cli.command_line import compose, composing, read_command_line
 from lookupffn.config.data import path_text
+from lookupffn.config.run import resolve
 from lookupffn.errors import UserError
 from lookupffn.objectives import MaskedLanguageModelling
 from lookupffn.runs.folder import open_run_folder
 from lookupffn.runs.records import read_config
-from lookupffn.training.run import resolve
 
 
 def test_path_text(monkeypatch: pytest.MonkeyPatch):
@@ -41,7 +41,7 @@ def test_a_folder_of_any_name_is_made_and_read_again(
     monkeypatch.chdir(tmp_path)
     command = read_command_line("train", [typed, "ffn=none"])
     with composing():
-        config = resolve(compose("train", command.arguments), MaskedLanguageModelling)
+        config = resolve(compose("train", command.arguments), MaskedLanguageModelling.sections)
     folder = open_run_folder(config)
     try:
         assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,26 +1,21 @@
 import pytest
 
-from lookupffn.config.sections import (
-    Budget,
-    evaluation_settings,
-    optimizer_settings,
-    training_settings,
-)
+from lookupffn.config.sections import read_section
 from lookupffn.errors import UserError
 from tests.training.tiny import section
 
 
 def training(world_size: int = 1, **changes):
-    return training_settings({**section("training"), **changes}, world_size)
+    settings = read_section("training", {**section("training"), **changes})
+    settings.check_processes(world_size)
+    return settings
 
 
 def optimizer(**changes):
-    return optimizer_settings({**section("optimizer"), **changes})
+    return read_section("optimizer", {**section("optimizer"), **changes})
 
 
 def test_defaults_and_whole_numbers_written_as_floats():
-    assert training().budget.unit == "steps"
-    assert training(max_tokens=1e6).budget == Budget("tokens", 1e6)
     assert training(max_steps=1e3).max_steps == 1000
     assert optimizer(lr=1).lr == 1.0
 
@@ -75,14 +70,4 @@ def test_optimizer_settings_refuse(changes: dict, message: str):
 @pytest.mark.parametrize("section", [{"batch_size": 0, "max_tokens": 1}, {"batch_size": 1, "max_tokens": "all"}, {}])
 def test_evaluation_settings_refuse(section: dict):
     with pytest.raises(UserError, match=r"evaluation\."):
-        evaluation_settings(section)
-
-
-def test_budget_in_steps():
-    assert Budget("steps", 7).steps(100, 3.0, 50.5) == 7
-    assert Budget("tokens", 701).steps(100, 3.0, 50.5) == 8
-    assert Budget("flops", 2100).steps(100, 3.0, 50.5) == 7
-    assert Budget("tokens", 1).steps(100, 3.0, 50.5) == 1
-    assert Budget("epochs", 3).steps(100, 3.0, 50.5) == 152
-    assert Budget("epochs", 0.1).steps(100, 3.0, 30.0) == 3
-    assert Budget("minutes", 7).steps(100, 3.0, 50.5) is None
+        read_section("evaluation", section)

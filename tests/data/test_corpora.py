@@ -7,8 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lookupffn.data.corpus import open_corpus
 from lookupffn.errors import UserError
+from tests.data.reading import open_corpus
 
 from .conftest import sentences, write_jsonl
 

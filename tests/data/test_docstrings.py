@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lookupffn.data import prepare_data
-from lookupffn.data.corpus import open_corpus, packages
+from lookupffn.data.corpus import packages
 from lookupffn.data.corpus.python_text import normalised
 from lookupffn.errors import UserError
+from tests.data.reading import open_corpus, prepare_data
 
 from .conftest import sentences
 

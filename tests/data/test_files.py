@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from lookupffn.data.corpus import open_corpus
 from lookupffn.data.corpus.files import content_digests, find_files
 from lookupffn.errors import UserError
+from tests.data.reading import open_corpus
 
 from .conftest import write_jsonl
 

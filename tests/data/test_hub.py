@@ -4,9 +4,10 @@ import time
 import datasets
 import pytest
 
-from lookupffn.data.corpus import hub, open_corpus
+from lookupffn.data.corpus import hub
 from lookupffn.data.corpus.base import in_validation
 from lookupffn.errors import UserError
+from tests.data.reading import open_corpus
 
 from .conftest import sentences
 

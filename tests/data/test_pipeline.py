@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import transformers
 
-from lookupffn.data import Masker, packing, prepare_data, training_batches
+from lookupffn.data import Masker, packing, training_batches
 from lookupffn.errors import UserError
+from tests.data.reading import prepare_data
 
 from .conftest import sentences, write_jsonl
 

@@ -6,15 +6,14 @@ import pytest
 import tokenizers
 import transformers
 
-from lookupffn.data.corpus import open_corpus
 from lookupffn.data.tokenizer import (
     SPECIAL_TOKENS,
     _train_backend,
-    make_tokenizer,
     special_ids,
     tokenizer_fingerprint,
 )
 from lookupffn.errors import UserError
+from tests.data.reading import make_tokenizer, open_corpus
 
 from .conftest import sentences
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lookupffn.config.sections import training_settings
+from lookupffn.config.sections import read_section
 from lookupffn.distributed.processes import start_accelerator
 from lookupffn.errors import UserError
 from lookupffn.runs.checkpoint import list_checkpoints, newest_checkpoint
@@ -194,7 +194,7 @@ def test_parts_make_no_difference_to_what_is_learned(tiny: Workspace, tmp_path: 
 )
 def test_parts_that_cannot_be(changes: dict, world_size: int, message: str):
     with pytest.raises(UserError, match=message):
-        training_settings({**section("training"), **changes}, world_size)
+        read_section("training", {**section("training"), **changes}).check_processes(world_size)
 
 
 @pytest.mark.parametrize(

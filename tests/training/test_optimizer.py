@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from lookupffn import UserError, build_ffn
-from lookupffn.config.sections import OptimizerSettings, optimizer_settings
+from lookupffn.config.sections import OptimizerSettings, read_section
 from lookupffn.training.optimizer import build_optimizer, learning_rate
 from tests.training.tiny import section
 
 
 def settings(**changes) -> OptimizerSettings:
-    return optimizer_settings({**section("optimizer"), "lr": 1.0, **changes})
+    return read_section("optimizer", {**section("optimizer"), "lr": 1.0, **changes})
 
 
 def test_biases_and_norms_do_not_decay():

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from lookupffn.config.sections import TRACKERS, read_choice
 from lookupffn.errors import UserError
 from lookupffn.training import tracking
-from lookupffn.training.tracking import start_tracker, wandb_mode
+from lookupffn.training.tracking import Tracker, start_tracker, wandb_mode
 
 CONFIG = {
     "seed": 3,
@@ -23,6 +24,11 @@ CONFIG = {
     "data": {"name": "text"},
     "tracker": {"name": "wandb", "project": "lookupffn", "entity": None},
 }
+
+
+def start(folder: Path, config: dict = CONFIG, **more: bool) -> Tracker:
+    settings = read_choice("tracker", config["tracker"], TRACKERS)
+    return start_tracker(folder, settings, config, "lookup-tiny-text", **more)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +56,7 @@ def test_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_unknown_tracker(tmp_path: Path):
     with pytest.raises(UserError, match="did you mean 'wandb'"):
-        start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "wandbb"}}, "lookup-tiny-text")
+        start(tmp_path, {**CONFIG, "tracker": {"name": "wandbb"}})
 
 
 @pytest.mark.slow
@@ -68,7 +74,7 @@ def test_wandb_without_credentials_writes_into_the_run_folder(tmp_path: Path, mo
     folder.mkdir()
     started = time.perf_counter()
     with caplog.at_level(logging.INFO):
-        tracker = start_tracker(folder, CONFIG, "lookup-tiny-text")
+        tracker = start(folder)
         assert time.perf_counter() - started < 0.5  # nothing is waited for
         tracker.log({"step": 1, "tokens": 64, "training_flops": 1e6, "loss": 2.0})
         tracker.finish({"validation_loss": 1.0})
@@ -118,7 +124,7 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch, fail_at: str | None = None, slow
 def test_what_wandb_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     arguments, run = fake_wandb(monkeypatch)
     for sweep_member in (False, True):
-        tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text", sweep_member=sweep_member)
+        tracker = start(tmp_path, sweep_member=sweep_member)
         tracker.log({"tokens": 1, "loss": 2.0})
         tracker.finish({"steps": 4})
         assert arguments["group"] == "lookup-tiny-text" and arguments["config"] == CONFIG
@@ -135,7 +141,7 @@ def test_what_wandb_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_failing_tracker_is_one_warning(fail_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     fake_wandb(monkeypatch, fail_at)
     with caplog.at_level(logging.WARNING):
-        tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text")
+        tracker = start(tmp_path)
         for _ in range(3):
             tracker.log({"loss": 1.0})
         tracker.finish({})
@@ -147,7 +153,7 @@ def test_a_failing_tracker_is_one_warning(fail_at: str, tmp_path: Path, monkeypa
 def test_credentials_without_network_go_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", "key")
     arguments, run = fake_wandb(monkeypatch, "online")
-    tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text")
+    tracker = start(tmp_path)
     tracker.log({"loss": 1.0})
     tracker.finish({})
     assert arguments["mode"] == "offline" and any(call[0] == "log" for call in run.calls)
@@ -158,7 +164,7 @@ def test_a_hanging_tracker_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
     fake_wandb(monkeypatch, slow=3.0)
     monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 0.1)
     started = time.perf_counter()
-    tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text")
+    tracker = start(tmp_path)
     tracker.log({"loss": 1.0})
     tracker.finish({})
     assert time.perf_counter() - started < 2
@@ -168,11 +174,11 @@ def test_a_hanging_tracker_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
 TRACKIO = """
 import json, logging, sqlite3, sys
 from pathlib import Path
-from lookupffn.training.tracking import start_tracker
+from tests.training.test_tracking import start
 logging.basicConfig(level=logging.INFO)
 folder, config = Path(sys.argv[1]), json.loads(sys.argv[2])
 for step in (1, 2):  # the second is a run that goes on
-    tracker = start_tracker(folder, config, "lookup-tiny-text")
+    tracker = start(folder, config)
     tracker.log({"step": step, "tokens": 64 * step, "loss": 2.0 / step})
     tracker.finish({"steps": step, "validation_loss": 1.0, "ffn": "lookup"} if step == 2 else None)
 """
@@ -200,7 +206,7 @@ def test_trackio_keeps_a_run_on_this_machine(tmp_path: Path):
 def test_a_tracker_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install trackio"):
-        start_tracker(tmp_path, {**CONFIG, "tracker": {"name": "trackio", "project": "p"}}, "lookup-tiny-text")
+        start(tmp_path, {**CONFIG, "tracker": {"name": "trackio", "project": "p"}})
 
 
 def test_a_tracker_that_hangs_in_the_middle_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
@@ -208,7 +214,7 @@ def test_a_tracker_that_hangs_in_the_middle_holds_nothing_up(tmp_path: Path, mon
     monkeypatch.setattr(FakeRun, "log", lambda self, metrics: time.sleep(30), raising=False)
     monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 0.2)
     started = time.perf_counter()
-    tracker = start_tracker(tmp_path, CONFIG, "lookup-tiny-text")
+    tracker = start(tmp_path)
     for step in range(1000):
         tracker.log({"step": step})
     tracker.finish({"steps": 1000})

@@ -1,9 +1,9 @@
 """Where documents come from: one file a source, opened by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from lookupffn.config.data import data_settings
+from lookupffn.config.data import DataSettings
 from lookupffn.data.corpus.base import SPLITS, Corpus
 from lookupffn.data.corpus.docstrings import KINDS, PackageTextCorpus
 from lookupffn.data.corpus.hub import SOURCES, HubCorpus
@@ -16,13 +16,12 @@ CORPORA: dict[str, Callable[..., Corpus]] = {
 }
 
 
-def open_corpus(data: Mapping, cache_dir: Path, num_processes: int | None = None) -> Corpus:
-    """The corpus that ``data["name"]`` names.
+def open_corpus(settings: DataSettings, cache_dir: Path, num_processes: int | None = None) -> Corpus:
+    """The corpus that a data section names.
 
     Raises:
-        UserError: unknown name or option, an option that cannot be, or something its source needs is missing.
+        UserError: something that its source needs is missing.
     """
-    settings = data_settings(data)
     return CORPORA[settings.name](settings, cache_dir, num_processes)
 
 

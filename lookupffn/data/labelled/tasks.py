@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lookupffn import storage
-from lookupffn.config.data import CLASSES, NUMBER, OwnTaskSettings, TaskSettings
-from lookupffn.config.sections import read_choice
+from lookupffn.config.data import CLASSES, NUMBER, OWN_TASK, OwnTaskSettings, TaskSettings
 from lookupffn.data.labelled.files import Row, read_own
 from lookupffn.data.labelled.glue import GLUE, check_counts, read_hub, read_official
 from lookupffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-OWN = "classification"
 OWN_METRICS = {CLASSES: ("accuracy", "f1"), NUMBER: ("pearson", "spearman")}
 
 
@@ -66,25 +63,15 @@ class LabelledData:
         return [name for name in self.splits if name != "train"]
 
 
-def task_settings(section: Mapping[str, Any]) -> TaskSettings:
-    """The task section, checked; no file is read.
-
-    Raises:
-        UserError: an unknown task or option, or a value that cannot be.
-    """
-    return read_choice("task", section, {**dict.fromkeys(GLUE, TaskSettings), OWN: OwnTaskSettings})
-
-
-def load_task(section: Mapping[str, Any]) -> LabelledData:
+def load_task(settings: TaskSettings) -> LabelledData:
     """Reads the examples of a task.
 
     Args:
-        section: ``name`` (one of ``GLUE``, or "classification" for own files) and the options of configs/task.
+        settings: the task section.
 
     Raises:
-        UserError: an unknown task, a missing file or column, an empty sentence, a label outside the set.
+        UserError: a missing file or column, an empty sentence, a label outside the set.
     """
-    settings = task_settings(section)
     name = settings.name
     if name in GLUE:
         task, official = GLUE[name], True
@@ -117,7 +104,7 @@ def _own_rows(settings: OwnTaskSettings) -> dict[str, list[Row]]:
         files = getattr(settings, f"{split}_files")
         if not files:
             raise UserError(
-                f"task={OWN} has no {split} split: give task.{split}_files=<a .tsv, .csv, .jsonl or .parquet>"
+                f"task={OWN_TASK} has no {split} split: give task.{split}_files=<a .tsv, .csv, .jsonl or .parquet>"
             )
         rows[split] = []
         for file in [files] if isinstance(files, str) else files:

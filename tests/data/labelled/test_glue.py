@@ -5,9 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-from lookupffn.data.labelled import GLUE, load_task
+from lookupffn.config.data import GLUE_TASKS
+from lookupffn.data.labelled import GLUE
 from lookupffn.data.labelled.glue import read_official
 from lookupffn.errors import UserError
+from tests.data.reading import load_task
 
 
 def write(folder, **files):
@@ -151,3 +153,7 @@ def test_hub_out_of_reach_is_one_line(monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(UserError, match=r"cannot get cola from the Hugging Face hub \(no route\).*task\.data="):
         load_task({"name": "cola"})
+
+
+def test_the_tasks_are_those_of_the_config():
+    assert tuple(GLUE) == GLUE_TASKS

@@ -5,8 +5,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lookupffn.data.labelled import load_task
 from lookupffn.errors import UserError
+from tests.data.reading import load_task
 
 RECORDS = [{"text": 'say "hi",\nthen', "label": "b"}, {"text": "no", "label": "a"}, {"text": "x\ty", "label": "b"}]
 
