@@ -18,6 +18,7 @@ from lookupffn.layers.ffn.gemm import GemmFFN
 from lookupffn.layers.ffn.lookup import LookupFFN
 from lookupffn.layers.ffn.none import NoneFFN
 from lookupffn.models import LookupRobertaModel
+from lookupffn.ops import quantized
 from lookupffn.ops.build import Sources
 from lookupffn.ops.library import CSRC, KERNELS, NativeLibrary
 from lookupffn.ops.lookup.cpu import declines_options
@@ -37,8 +38,8 @@ for _name, _schema in {
     "Tensor output_bias) -> ()",
     "encoder_gemm": f"(int handle, int layer, {_NORM}, Tensor up, Tensor up_bias, Tensor down, Tensor down_bias, "
     "int activation) -> ()",
-    "encoder_lookup": f"(int handle, int layer, {_NORM}, Tensor matrix, Tensor matrix_bias, Tensor table, "
-    "Tensor scales, Tensor ffn_bias, int num_probes) -> ()",
+    "encoder_lookup": f"(int handle, int layer, {_NORM}, Tensor projection, Tensor projection_bias, "
+    "Tensor table, Tensor scales, Tensor ffn_bias, float alpha, int num_probes) -> ()",
     "encoder_norm": f"(int handle, {_NORM}) -> ()",
     "encoder_head": f"(int handle, Tensor dense, Tensor dense_bias, {_NORM}, Tensor decoder, "
     "Tensor decoder_bias) -> ()",
@@ -201,18 +202,11 @@ class NativeEncoder:
 
 
 @torch.no_grad()
-def _lookup_arguments(ffn: LookupFFN) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
-    """The projection as one matrix [T * tau, d] and its bias, int8 tables and their scales, output bias, probes."""
-    offset = ffn.projection_bias.detach().float()
-    unit = torch.eye(ffn.in_features, dtype=ffn.projection.dtype)
-    matrix = (ffn.hash_inputs(unit).flatten(1).float() - offset).t().contiguous()
-    if ffn.table_scales is None:
-        rows = ffn.table.float()
-        scales = rows.abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny * 127) / 127
-        table = (rows / scales.unsqueeze(-1)).round_().to(torch.int8)
-    else:
-        table, scales = ffn.table, ffn.table_scales.float()
-    return matrix, offset, table.contiguous(), scales.contiguous(), *_floats(ffn.bias), ffn.options.num_probes
+def _lookup_arguments(ffn: LookupFFN) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float, int]:
+    """The projection and its bias, int8 tables and their scales, output bias, alpha, probes."""
+    table, scales = (ffn.table, ffn.table_scales) if ffn.table_scales is not None else quantized(ffn.table)
+    rows = (table.contiguous(), *_floats(scales, ffn.bias))
+    return *_floats(ffn.projection, ffn.projection_bias), *rows, ffn.options.alpha, ffn.options.num_probes
 
 
 __all__ = ["LEVELS", "LIBRARY", "Declined", "NativeEncoder", "declines", "served_levels"]

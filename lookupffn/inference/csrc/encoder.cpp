@@ -144,11 +144,11 @@ class Run {
       for (int64_t r = 0; r < rows_; r++) quantize(layer.output, context_ + r * d_, r, a);
       columns(layer.output, a, [&](int64_t r, int64_t c, vf y) { add_inside(r, c, y); });
       if (layer.lookup.tables) {
-        const Int8Matrix& projection = layer.lookup.projection;
-        normalize(layer.ffn_norm, projection, 0, rows_, a);
-        const int64_t width = projection.panels * PANEL;
+        const Int8Projection& projection = layer.lookup.projection;
+        const int64_t width = projection.width();
         float* z = wide_memory.get<float>(rows_ * width);
-        columns(projection, a, [&](int64_t r, int64_t c, vf y) { store(z + r * width + c, y); });
+        const Int8Projection::Rows rows = normalized(layer, 0, rows_, quantized_memory);
+        parallel_dynamic(projection.parts(), [&](int64_t p) { projection.run(*e_.kernel, rows, p, p + 1, z); });
         parallel_dynamic(rows_, [&](int64_t r) { put_reads(layer.lookup, z + r * width, r, reads_); });
         look_up(layer.lookup);
       } else if (layer.up.columns) {
@@ -267,25 +267,31 @@ class Run {
     reads_.weights = reinterpret_cast<int8_t*>(reads_.starts + rows_);
   }
 
-  void hash(const EncoderLayer& layer, int64_t begin, int64_t end) const {
-    static thread_local Scratch memory, z_memory;
-    const Int8Lookup& lookup = layer.lookup;
-    const int64_t width = lookup.projection.panels * PANEL;
-    const QuantizedRows a(memory, end - begin, lookup.projection.padded_depth);
-    float* z = z_memory.get<float>((end - begin) * width);
-    normalize(layer.ffn_norm, lookup.projection, begin, end, a);
-    int8_product(*e_.kernel, lookup.projection, a.data, a.scales, end - begin, 0, lookup.projection.panels,
-                 [&](int64_t r, int64_t c, vf y) { store(z + r * width + c, y); });
-    for (int64_t r = begin; r < end; r++) put_reads(lookup, z + (r - begin) * width, r, reads_);
+  // The rows [begin, end) as the hash of a layer's lookup wants them.
+  Int8Projection::Rows normalized(const EncoderLayer& layer, int64_t begin, int64_t end, Scratch& memory) const {
+    static thread_local Scratch float_memory;
+    float* x = float_memory.get<float>((end - begin) * d_);
+    for (int64_t r = begin; r < end; r++) layer.ffn_norm.apply(h_ + r * d_, x + (r - begin) * d_);
+    return layer.lookup.projection.rows(x, end - begin, memory);
   }
 
-  // A thread takes a chunk of columns, so that its slice of the tables stays in its cache.
+  void hash(const EncoderLayer& layer, int64_t begin, int64_t end) const {
+    static thread_local Scratch memory, z_memory;
+    const Int8Projection& projection = layer.lookup.projection;
+    const int64_t width = projection.width();
+    float* z = z_memory.get<float>((end - begin) * width);
+    projection.run(*e_.kernel, normalized(layer, begin, end, memory), 0, projection.parts(), z);
+    for (int64_t r = begin; r < end; r++) put_reads(layer.lookup, z + (r - begin) * width, r, reads_);
+  }
+
+  // A thread takes chunks of columns, so that its slice of the tables stays in its cache.
   void look_up(const Int8Lookup& lookup) const {
     const int64_t chunks = lookup.chunks(), threads = num_threads();
     const int64_t parts = std::clamp<int64_t>((threads + chunks - 1) / chunks, 1, std::max<int64_t>(1, rows_ / 64));
     parallel_dynamic(chunks * parts, [&](int64_t task) {
-      const int64_t part = task % parts;
-      add_chunk(lookup, reads_, task / parts, rows_ * part / parts, rows_ * (part + 1) / parts, e_.plain_reads, h_);
+      const int64_t chunk = task / parts, part = task % parts;
+      add_chunk(lookup, reads_, chunk, chunk + threads, rows_ * part / parts, rows_ * (part + 1) / parts,
+                e_.plain_reads, h_, true);
     });
   }
 

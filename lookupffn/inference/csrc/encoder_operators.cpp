@@ -5,6 +5,7 @@
 #include <mutex>
 #include <optional>
 
+#include "checked_projection.h"
 #include "encoder.h"
 #include "tensors.h"
 
@@ -131,22 +132,23 @@ void encoder_gemm(int64_t handle, int64_t layer, Tensor gain, Tensor bias, doubl
   l.activation = static_cast<Activation>(activation);
 }
 
-// matrix [tables * bits, hidden]: the projection multiplied out; table [tables, rows, hidden] with a scale a row.
-void encoder_lookup(int64_t handle, int64_t layer, Tensor gain, Tensor bias, double eps, Tensor matrix,
-                    Tensor matrix_bias, Tensor table, Tensor scales, Tensor ffn_bias, int64_t num_probes) {
+// projection: BH4's or dense; table [tables, rows, hidden] with a scale a row.
+void encoder_lookup(int64_t handle, int64_t layer, Tensor gain, Tensor bias, double eps, Tensor projection,
+                    Tensor projection_bias, Tensor table, Tensor scales, Tensor ffn_bias, double alpha,
+                    int64_t num_probes) {
   const auto held = find(handle);
   const int64_t d = held->encoder.hidden;
   EncoderLayer& l = layer_of(*held, layer);
   check(table, "table", ScalarType::Char, 3);
   const int64_t tables = table.size(0), rows = table.size(1);
   check_size(table, "table", {tables, rows, d});
-  const int64_t bits = checked_bits(rows, num_probes);
+  const int64_t columns = tables * checked_bits(rows, num_probes);
   STD_TORCH_CHECK(rounded_up(tables, TABLE_GROUP) * rows < (int64_t{1} << 26), "tables have too many rows for int8");
   l.ffn_norm = norm_of(gain, bias, d, eps);
-  l.lookup =
-      pack_lookup(floats(matrix, "matrix", {tables * bits, d}), floats(matrix_bias, "matrix_bias", {tables * bits}),
-                  data<int8_t>(table), floats(scales, "scales", {tables, rows}), floats(ffn_bias, "ffn_bias", {d}), d,
-                  d, tables, rows, static_cast<int>(num_probes));
+  l.lookup = pack_lookup(checked_projection(projection, alpha, columns, d),
+                         floats(projection_bias, "projection_bias", {columns}), data<int8_t>(table),
+                         floats(scales, "scales", {tables, rows}), floats(ffn_bias, "ffn_bias", {d}), d, tables, rows,
+                         static_cast<int>(num_probes), *held->encoder.kernel);
 }
 
 void encoder_norm(int64_t handle, Tensor gain, Tensor bias, double eps) {

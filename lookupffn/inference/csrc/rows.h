@@ -1,5 +1,4 @@
-// What happens to one row of floats between two products: LayerNorm, GELU, rounding to bfloat16. Row lengths are
-// multiples of 16.
+// What happens to one row of floats between two products: LayerNorm, GELU. Row lengths are multiples of 16.
 #pragma once
 
 #include <cmath>
@@ -17,16 +16,6 @@ inline float sum_lanes(vf v) {
   float sum = 0;
   for (int i = 0; i < VL; i++) sum += v[i];
   return sum;
-#endif
-}
-
-inline void store_bf16(uint16_t* p, vf v) {
-#if defined(__AVX512BF16__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
-#else
-  const vi bits = float_to_bits(v), rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  const vi result = v == v ? rounded : (bits | 0x400000);
-  for (int i = 0; i < VL; i++) p[i] = static_cast<uint16_t>(static_cast<uint32_t>(result[i]) >> 16);
 #endif
 }
 

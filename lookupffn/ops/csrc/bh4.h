@@ -69,6 +69,20 @@ inline void block_product(const float* in, int64_t in_ld, const float* w, int64_
 #endif
 }
 
+// v becomes its unscaled Hadamard transform, lane by lane.
+template <int R>
+inline void butterflies(vf* v) {
+#pragma GCC unroll 3
+  for (int s = 1; s < R; s *= 2)
+#pragma GCC unroll 8
+    for (int j = 0; j < R; j++)
+      if (!(j & s)) {
+        const vf a = v[j], b = v[j + s];
+        v[j] = a + b;
+        v[j + s] = a - b;
+      }
+}
+
 // R values `step` apart become their Hadamard transform, for n floats from each.
 template <int R>
 inline void butterfly(float* h, int64_t step, int64_t n) {
@@ -76,15 +90,7 @@ inline void butterfly(float* h, int64_t step, int64_t n) {
     vf v[R];
 #pragma GCC unroll 8
     for (int j = 0; j < R; j++) v[j] = load(h + j * step + i);
-#pragma GCC unroll 3
-    for (int s = 1; s < R; s *= 2)
-#pragma GCC unroll 8
-      for (int j = 0; j < R; j++)
-        if (!(j & s)) {
-          const vf a = v[j], b = v[j + s];
-          v[j] = a + b;
-          v[j + s] = a - b;
-        }
+    butterflies<R>(v);
 #pragma GCC unroll 8
     for (int j = 0; j < R; j++) store(h + j * step + i, v[j]);
   }

@@ -9,22 +9,23 @@ namespace lookupffn {
 namespace {
 
 constexpr int64_t CHUNK_BYTES = 64;
-constexpr int64_t MOST_FETCHED = 2048;      // tokens
-constexpr int64_t SLICE_BYTES = 512 << 10;  // of a chunk's rows that are read over and over: half a second-level cache
+// The second-level cache holds the slice of the tables in use, the next one on its way, and the sums of a block of
+// tokens.
+constexpr int64_t SLICE_BYTES = 256 << 10;
+constexpr int64_t BLOCK = 1024;  // tokens
 
-// Where in a row's 64 bytes column c lies, so that after four rows are interleaved the sums come out in order.
-inline int64_t place(int64_t c) { return c % 16 / 4 * 16 + c / 16 * 4 + c % 4; }
+// Where in the 64 bytes of a row of table k column c lies: four rows of consecutive tables then become vectors with the
+// same column of each in four neighbouring bytes by blends alone.
+inline int64_t place(int64_t k, int64_t c) { return c % 16 * 4 + (c / 16 ^ k % 4); }
 
 // Sums of 64 columns over `count` reads (a multiple of 4), added to `sums`.
 void sum_reads_plain(const uint8_t* chunk, const uint32_t* offsets, const int8_t* weights, int64_t count,
                      int32_t* sums) {
-  int32_t placed[CHUNK_BYTES] = {};
   for (int64_t r = 0; r < count; r++) {
     const uint8_t* row = chunk + offsets[r];
     const int32_t weight = weights[r];
-    for (int64_t c = 0; c < CHUNK_BYTES; c++) placed[c] += weight * row[c];
+    for (int64_t c = 0; c < CHUNK_BYTES; c++) sums[c] += weight * row[place(r, c)];
   }
-  for (int64_t c = 0; c < CHUNK_BYTES; c++) sums[c] += placed[place(c)];
 }
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
@@ -32,8 +33,17 @@ void sum_reads_plain(const uint8_t* chunk, const uint32_t* offsets, const int8_t
 
 inline __m512i row_at(const uint8_t* p) { return _mm512_load_si512(p); }
 
+// Byte i of each word of w becomes its byte `order[i]`.
+template <int B0, int B1, int B2, int B3>
+inline __m512i reordered(__m512i w) {
+  constexpr int ORDER = B0 | B1 << 8 | B2 << 16 | B3 << 24, NEXT = 0x04040404;
+  return _mm512_shuffle_epi8(w, _mm512_set4_epi32(ORDER + 3 * NEXT, ORDER + 2 * NEXT, ORDER + NEXT, ORDER));
+}
+
 inline void sum_reads(const uint8_t* chunk, const uint32_t* offsets, const int8_t* weights, int64_t count,
                       int32_t* sums) {
+  constexpr __mmask64 ODD = 0xaaaaaaaaaaaaaaaa, HIGH = 0xcccccccccccccccc;
+  const auto blend = [](__mmask64 mask, __m512i a, __m512i b) { return _mm512_mask_blend_epi8(mask, a, b); };
   __m512i sum[4];
   for (int i = 0; i < 4; i++) sum[i] = _mm512_loadu_si512(sums + 16 * i);
   for (int64_t r = 0; r < count; r += 4) {
@@ -42,12 +52,12 @@ inline void sum_reads(const uint8_t* chunk, const uint32_t* offsets, const int8_
     int32_t four;
     std::memcpy(&four, weights + r, 4);
     const __m512i w = _mm512_set1_epi32(four);
-    const __m512i low_ab = _mm512_unpacklo_epi8(a, b), high_ab = _mm512_unpackhi_epi8(a, b);
-    const __m512i low_cd = _mm512_unpacklo_epi8(c, d), high_cd = _mm512_unpackhi_epi8(c, d);
-    sum[0] = _mm512_dpbusd_epi32(sum[0], _mm512_unpacklo_epi16(low_ab, low_cd), w);
-    sum[1] = _mm512_dpbusd_epi32(sum[1], _mm512_unpackhi_epi16(low_ab, low_cd), w);
-    sum[2] = _mm512_dpbusd_epi32(sum[2], _mm512_unpacklo_epi16(high_ab, high_cd), w);
-    sum[3] = _mm512_dpbusd_epi32(sum[3], _mm512_unpackhi_epi16(high_ab, high_cd), w);
+    // byte i of a word is of row i in the first vector, of row i ^ v in vector v
+    const __m512i ab = blend(ODD, a, b), ba = blend(ODD, b, a), cd = blend(ODD, c, d), dc = blend(ODD, d, c);
+    sum[0] = _mm512_dpbusd_epi32(sum[0], blend(HIGH, ab, cd), w);
+    sum[1] = _mm512_dpbusd_epi32(sum[1], blend(HIGH, ba, dc), reordered<1, 0, 3, 2>(w));
+    sum[2] = _mm512_dpbusd_epi32(sum[2], blend(HIGH, cd, ab), reordered<2, 3, 0, 1>(w));
+    sum[3] = _mm512_dpbusd_epi32(sum[3], blend(HIGH, dc, ba), reordered<3, 2, 1, 0>(w));
   }
   for (int i = 0; i < 4; i++) _mm512_storeu_si512(sums + 16 * i, sum[i]);
 }
@@ -69,48 +79,112 @@ inline void put(float* to, int64_t left, vf v, bool add) {
   for (int64_t i = 0; i < left; i++) to[i] = add ? to[i] + v[i] : v[i];
 }
 
+// Memory that is fetched into the second-level cache a little at a time.
+class Ahead {
+ public:
+  Ahead(const uint8_t* begin, const uint8_t* end) : at_(begin), end_(end) {}
+
+  void fetch(int64_t bytes) {
+    for (const uint8_t* to = at_ + std::min<int64_t>(bytes, end_ - at_); at_ < to; at_ += 64)
+      __builtin_prefetch(at_, 0, 2);
+  }
+
+ private:
+  const uint8_t *at_, *end_;
+};
+
+// One chunk for a block of tokens.
 template <class F>
-void add_chunk_by(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, int64_t begin, int64_t end,
+class ChunkSums {
+ public:
+  ChunkSums(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, const F& sum_of, float* y, bool add)
+      : l_(l), reads_(reads), chunk_(chunk), sum_of_(sum_of), y_(y), add_(add) {}
+
+  const uint8_t* tables(int64_t chunk) const {
+    return l_.table.data() + chunk * l_.groups() * TABLE_GROUP * l_.rows * CHUNK_BYTES;
+  }
+
+  // The groups of tables [first, last) for the tokens [begin, end), the tables' next slice on its way meanwhile.
+  void pass(int64_t first, int64_t last, int64_t begin, int64_t end, Ahead ahead, int64_t ahead_bytes,
+            int32_t* sums) const {
+    const int64_t step = (ahead_bytes / (end - begin) + 64) / 64 * 64, count = l_.reads();
+    const int64_t at = first * TABLE_GROUP * l_.probes, here = (last - first) * TABLE_GROUP * l_.probes;
+    const uint8_t* from = tables(chunk_);
+    for (int64_t token = begin; token < end; token++, sums += CHUNK_BYTES) {
+      if (ahead_bytes) ahead.fetch(step);
+      if (!first) std::fill(sums, sums + CHUNK_BYTES, reads_.starts[token]);
+      const uint32_t* offsets = reads_.offsets + token * count + at;
+      sum_of_(from, offsets, reads_.weights + token * count + at, here, sums);
+      if (last == l_.groups()) finish(token, sums);
+    }
+  }
+
+  // The same where few rows are read twice or a slice does not fit: all tables at once, the next token's rows on their
+  // way.
+  void pass_few(int64_t begin, int64_t end, int32_t* sums) const {
+    const int64_t count = l_.reads();
+    const uint8_t* from = tables(chunk_);
+    for (int64_t token = begin; token < end; token++) {
+      const uint32_t* offsets = reads_.offsets + token * count;
+      for (int64_t r = count; r < 2 * count && token + 1 < end; r++) __builtin_prefetch(from + offsets[r], 0, 2);
+      std::fill(sums, sums + CHUNK_BYTES, reads_.starts[token]);
+      sum_of_(from, offsets, reads_.weights + token * count, count, sums);
+      finish(token, sums);
+    }
+  }
+
+ private:
+  void finish(int64_t token, const int32_t* sums) const {
+    float* to = y_ + token * l_.columns + chunk_ * CHUNK_BYTES;
+    const float* bias = l_.bias.data() + chunk_ * CHUNK_BYTES;
+    const float factor = reads_.factors[token];
+    const int64_t width = std::min<int64_t>(CHUNK_BYTES, l_.columns - chunk_ * CHUNK_BYTES);
+    for (int64_t c = 0; c < width; c += VL)
+      put(to + c, width - c, to_float(load(sums + c)) * factor + load(bias + c), add_);
+  }
+
+  const Int8Lookup& l_;
+  const Int8Reads& reads_;
+  const int64_t chunk_;
+  const F& sum_of_;
+  float* const y_;
+  const bool add_;
+};
+
+template <class F>
+void add_chunk_by(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, int64_t next, int64_t begin, int64_t end,
                   const F& sum_of, float* y, bool add) {
   static thread_local Scratch memory;
-  const int64_t tokens = end - begin, count = l.reads(), group_reads = TABLE_GROUP * l.probes;
-  const int64_t table_bytes = l.rows * CHUNK_BYTES;
-  // as many tables a pass as stay in the cache; all at once if no row is likely to be read again
-  const bool few = tokens * l.probes < 2 * l.rows;
-  // the next token's rows into the second-level cache: 4.8 to 2.8 us a token at 1,024, nothing where all come from
-  // there
-  const bool fetch = tokens <= MOST_FETCHED;
-  const int64_t groups =
-      few ? l.groups() : std::clamp<int64_t>(SLICE_BYTES / (table_bytes * TABLE_GROUP), 1, l.groups());
-  const uint8_t* from = l.table.data() + chunk * l.groups() * TABLE_GROUP * table_bytes;
-  int32_t* sums = memory.get<int32_t>(tokens * CHUNK_BYTES);
-  for (int64_t m = 0; m < tokens; m++) std::fill(sums + m * 64, sums + (m + 1) * 64, reads.starts[begin + m]);
-  const int64_t width = std::min<int64_t>(64, l.columns - chunk * 64);
-  for (int64_t first = 0; first < l.groups(); first += groups) {
-    const int64_t here = std::min(groups, l.groups() - first) * group_reads, at = first * group_reads;
-    const bool last = first + groups >= l.groups();
-    for (int64_t m = 0; m < tokens; m++) {
-      const int64_t token = begin + m;
-      if (fetch && m + 1 < tokens) {
-        const uint32_t* next = reads.offsets + (token + 1) * count + at;
-        for (int64_t r = 0; r < here; r++) __builtin_prefetch(from + next[r], 0, 2);
+  int32_t* sums = memory.get<int32_t>(std::min(BLOCK, end - begin) * CHUNK_BYTES);
+  const ChunkSums<F> chunk_sums(l, reads, chunk, sum_of, y, add);
+  const int64_t group_bytes = TABLE_GROUP * l.rows * CHUNK_BYTES;
+  if ((end - begin) * l.probes < 2 * l.rows || group_bytes > 2 * SLICE_BYTES)
+    return chunk_sums.pass_few(begin, end, sums);
+  const int64_t groups = std::clamp<int64_t>(SLICE_BYTES / group_bytes, 1, l.groups());
+  const int64_t blocks = (end - begin + BLOCK - 1) / BLOCK;
+  for (int64_t block = 0; block < blocks; block++) {
+    const int64_t first_token = begin + (end - begin) * block / blocks;
+    const int64_t last_token = begin + (end - begin) * (block + 1) / blocks;
+    for (int64_t first = 0; first < l.groups(); first += groups) {
+      const int64_t last = std::min(first + groups, l.groups());
+      const uint8_t* from = chunk_sums.tables(chunk) + last * group_bytes;
+      int64_t bytes = std::min(groups, l.groups() - last) * group_bytes;
+      if (last == l.groups()) {
+        const int64_t then = block + 1 < blocks ? chunk : next;
+        from = chunk_sums.tables(then);
+        bytes = then < l.chunks() ? groups * group_bytes : 0;
       }
-      sum_of(from, reads.offsets + token * count + at, reads.weights + token * count + at, here, sums + m * 64);
-      if (!last) continue;
-      float* to = y + token * l.columns + chunk * 64;
-      const float* bias = l.bias.data() + chunk * 64;
-      const float factor = reads.factors[token];
-      for (int64_t c = 0; c < width; c += VL)
-        put(to + c, width - c, to_float(load(sums + m * 64 + c)) * factor + load(bias + c), add);
+      chunk_sums.pass(first, last, first_token, last_token, {from, from + bytes}, bytes, sums);
     }
   }
 }
 
 }  // namespace
 
-void put_reads(const Int8Lookup& l, const float* z, int64_t token, const Int8Reads& reads, Layout layout) {
+void put_reads(const Int8Lookup& l, const float* z, int64_t token, const Int8Reads& reads) {
   static thread_local Scratch memory;
   const int64_t count = l.reads();
+  const auto layout = l.projection.layout();
   float* weights = memory.get<float>(count);
   uint32_t* offsets = reads.offsets + token * count;
   vf most = {};
@@ -121,7 +195,7 @@ void put_reads(const Int8Lookup& l, const float* z, int64_t token, const Int8Rea
       vf lanes[(MAX_BITS + VL - 1) / VL * VL], scores[MAX_PROBES];
       vi codes[MAX_PROBES];
       const int64_t table = g * TABLE_GROUP + lane;
-      if (layout == Layout::bits_first) {
+      if (layout == Int8Projection::Layout::bits_first) {
         for (int j = 0; j < l.bits; j++) lanes[j] = load(z + (g * l.bits + j) * TABLE_GROUP + lane);
       } else {
         const int tables = static_cast<int>(std::clamp<int64_t>(l.tables - table, 0, VL));
@@ -160,40 +234,34 @@ void put_reads(const Int8Lookup& l, const float* z, int64_t token, const Int8Rea
   reads.factors[token] = finite ? (largest > 1e-30f ? largest / 127.f : 0.f) : std::numeric_limits<float>::quiet_NaN();
 }
 
-void add_chunk(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, int64_t begin, int64_t end,
+void add_chunk(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, int64_t next, int64_t begin, int64_t end,
                [[maybe_unused]] bool plain, float* y, bool add) {
 #if defined(LFFN_FAST_READS)
-  if (!plain) return add_chunk_by(l, reads, chunk, begin, end, sum_reads, y, add);
+  if (!plain) return add_chunk_by(l, reads, chunk, next, begin, end, sum_reads, y, add);
 #endif
-  add_chunk_by(l, reads, chunk, begin, end, sum_reads_plain, y, add);
+  add_chunk_by(l, reads, chunk, next, begin, end, sum_reads_plain, y, add);
 }
 
-Int8Lookup pack_lookup(const float* matrix, const float* matrix_bias, const int8_t* table, const float* scales,
-                       const float* bias, int64_t depth, int64_t columns, int64_t tables, int64_t rows, int probes) {
+Int8Lookup pack_lookup(const ProjectionWeights& projection, const float* projection_bias, const int8_t* table,
+                       const float* scales, const float* bias, int64_t columns, int64_t tables, int64_t rows,
+                       int probes, const Int8Kernel& kernel) {
   Int8Lookup l;
-  l.depth = depth;
+  l.depth = projection.depth;
   l.columns = columns;
   l.tables = tables;
   l.rows = rows;
   l.probes = probes;
   while ((int64_t{1} << l.bits) < rows) l.bits++;
-  const int64_t padded = l.groups() * TABLE_GROUP, hashes = padded * l.bits;
-  std::vector<float> ordered(matrix ? hashes * depth : 0), ordered_bias(hashes);
-  for (int64_t k = 0; k < (matrix ? tables : 0); k++)
-    for (int64_t j = 0; j < l.bits; j++) {
-      const int64_t to = (k / TABLE_GROUP * l.bits + j) * TABLE_GROUP + k % TABLE_GROUP, at = k * l.bits + j;
-      std::copy(matrix + at * depth, matrix + (at + 1) * depth, ordered.begin() + to * depth);
-      ordered_bias[to] = matrix_bias[at];
-    }
-  if (matrix) l.projection = pack_int8(ordered.data(), ordered_bias.data(), hashes, depth);
+  l.projection = Int8Projection(projection, projection_bias, tables, l.bits, kernel);
+  const int64_t padded = l.groups() * TABLE_GROUP;
   l.table = Array<uint8_t>(l.chunks() * padded * rows * CHUNK_BYTES);
   l.scales = Array<float>(padded * rows);
   std::copy(scales, scales + tables * rows, l.scales.data());
-  l.bias = Array<float>(l.chunks() * 64);
+  l.bias = Array<float>(l.chunks() * CHUNK_BYTES);
   std::copy(bias, bias + columns, l.bias.data());
   for (int64_t row = 0; row < tables * rows; row++)
     for (int64_t c = 0; c < columns; c++)
-      l.table.data()[(c / 64 * padded * rows + row) * CHUNK_BYTES + place(c % 64)] =
+      l.table.data()[(c / CHUNK_BYTES * padded * rows + row) * CHUNK_BYTES + place(row / rows, c % CHUNK_BYTES)] =
           static_cast<uint8_t>(table[row * columns + c] + 128);
   return l;
 }

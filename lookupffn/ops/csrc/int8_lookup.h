@@ -1,26 +1,22 @@
 // The lookup feed-forward in int8: y[m] = bias + sum over tables and probes of score * row.
 //
-// The projection is multiplied out to one matrix and runs as an int8 product; its columns are ordered so that a vector
-// of results holds one bit of several tables, as the hash wants it. A token's scores, times the scales of the rows they
-// belong to, are rounded to int8 with one factor a token; rows are read 64 columns at a time, four rows to a
-// multiply-add, summed exactly in int32.
+// A token's scores, times the scales of the rows they belong to, are rounded to int8 with one factor a token; rows are
+// read 64 columns at a time, four rows to a multiply-add, summed exactly in int32.
 #pragma once
 
 #include <cstdint>
 
-#include "int8_product.h"
+#include "int8_projection.h"
 
 namespace lookupffn {
-
-constexpr int TABLE_GROUP = 16;  // tables whose reads lie together
 
 struct Int8Lookup {
   int64_t depth = 0, columns = 0, tables = 0, rows = 0;
   int bits = 0, probes = 0;
-  Int8Matrix projection;  // [groups of tables][bits][TABLE_GROUP]; empty where BH4 runs as it stands
-  Array<uint8_t> table;   // [chunks of 64 columns][tables, padded][rows][64]: plus 128, in the order of sum_four
-  Array<float> scales;    // [tables, padded][rows]
-  Array<float> bias;      // [chunks * 64]
+  Int8Projection projection;
+  Array<uint8_t> table;  // [chunks of 64 columns][tables, padded][rows][64]: plus 128, columns in the order of `place`
+  Array<float> scales;   // [tables, padded][rows]
+  Array<float> bias;     // [chunks * 64]
 
   int64_t groups() const { return (tables + TABLE_GROUP - 1) / TABLE_GROUP; }
   int64_t chunks() const { return (columns + 63) / 64; }
@@ -28,11 +24,10 @@ struct Int8Lookup {
   int64_t bytes() const { return projection.bytes() + table.bytes() + scales.bytes() + bias.bytes(); }
 };
 
-// matrix: [tables * bits][depth], or null to leave the projection to the caller; table: [tables][rows][columns] with a
-// scale a row.
-LFFN_EXPORT Int8Lookup pack_lookup(const float* matrix, const float* matrix_bias, const int8_t* table,
-                                   const float* scales, const float* bias, int64_t depth, int64_t columns,
-                                   int64_t tables, int64_t rows, int probes);
+// projection_bias: [tables * bits]; table: [tables][rows][columns] with a scale a row; bias: [columns].
+LFFN_EXPORT Int8Lookup pack_lookup(const ProjectionWeights& projection, const float* projection_bias,
+                                   const int8_t* table, const float* scales, const float* bias, int64_t columns,
+                                   int64_t tables, int64_t rows, int probes, const Int8Kernel& kernel);
 
 // What a token reads: for each group of tables and each probe, TABLE_GROUP reads.
 struct Int8Reads {
@@ -42,17 +37,12 @@ struct Int8Reads {
   int32_t* starts;    // [tokens]: -128 times the sum of weights
 };
 
-// What the hash inputs of a token are laid out as: by bit and then by table, as `projection` gives them; or by table
-// and then by bit, with room for a vector after the last.
-enum class Layout { bits_first, tables_first };
-
-// z: [groups][bits][TABLE_GROUP] or [tables][bits], what the projection gave for one token.
-LFFN_EXPORT void put_reads(const Int8Lookup& l, const float* z, int64_t token, const Int8Reads& reads,
-                           Layout layout = Layout::bits_first);
+// z: what the projection gave for one token.
+LFFN_EXPORT void put_reads(const Int8Lookup& l, const float* z, int64_t token, const Int8Reads& reads);
 
 // y[m][c..] = bias + sums, or += if `add`, for the tokens [begin, end) and one chunk of columns; y's rows have
-// `columns` floats. `level` picks the instructions as for products.
-LFFN_EXPORT void add_chunk(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, int64_t begin, int64_t end,
-                           bool plain, float* y, bool add = true);
+// `columns` floats. The tables of chunk `next` are fetched towards the end, if there is one. `plain`: without VNNI.
+LFFN_EXPORT void add_chunk(const Int8Lookup& l, const Int8Reads& reads, int64_t chunk, int64_t next, int64_t begin,
+                           int64_t end, bool plain, float* y, bool add);
 
 }  // namespace lookupffn

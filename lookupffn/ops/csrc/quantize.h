@@ -1,4 +1,4 @@
-// Rounding rows of floats to int8.
+// Rounding rows of floats to int8, and vectors to bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,16 @@ inline void store_bytes(uint8_t* p, vi v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
 #else
   for (int i = 0; i < VL; i++) p[i] = static_cast<uint8_t>(v[i]);
+#endif
+}
+
+inline void store_bf16(uint16_t* p, vf v) {
+#if defined(__AVX512BF16__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+#else
+  const vi bits = float_to_bits(v), rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const vi result = v == v ? rounded : (bits | 0x400000);
+  for (int i = 0; i < VL; i++) p[i] = static_cast<uint16_t>(static_cast<uint32_t>(result[i]) >> 16);
 #endif
 }
 

@@ -50,12 +50,12 @@ def test_any_shape(options, M):
 @pytest.mark.parametrize("block_size", [16, 64])
 @pytest.mark.parametrize("M", [1, 5, 40, 600])
 def test_codes_that_flip(block_size, M):
-    """With BH4 in float32 (blocks of 16) next to none; multiplied out in int8 a few in a hundred."""
+    """With BH4 in bfloat16 or float32 (blocks of 16) one in a hundred at most; multiplied out in int8 a few."""
     function, double = prepared_and_double({"hidden_size": 256, "block_size": block_size, "num_probes": 1})
     x = torch.randn(M, 256)
     with torch.no_grad():
         error = relative_error(function(x), double(x.double()))
-    assert error < (0.02 if block_size == 16 else 0.3)
+    assert error < (0.15 if block_size == 16 else 0.3)
 
 
 def test_a_batch_of_sequences_gradients_and_copies():
