@@ -102,7 +102,7 @@ def _first_comment(path: Path, *, whole: bool = False) -> str:
             break
         if not line.startswith("# @"):
             found.append(line.removeprefix("#").strip())
-    return "\n".join(found) if whole else "".join(found[:1]).removesuffix(":")
+    return "\n".join(found) if whole else re.sub(":$", ".", "".join(found[:1]))
 
 
 def _own_settings(config_name: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ def test_names_every_choice_with_a_sentence(command: str):
     text = help_room.help_text(command, f"lookupffn-{command}")
     for group in groups(command):
         for name in choices(group):
-            assert re.search(rf"^ +\*? *{re.escape(name)} +[A-Z].+", text, re.MULTILINE), (group, name)
+            assert re.search(rf"^ +\*? *{re.escape(name)} +[A-Z].+[.?]$", text, re.MULTILINE), (group, name)
     assert "race/" not in text and f"usage: lookupffn-{command}" in text
     assert all(len(line) < 200 for line in text.splitlines())
 
