@@ -236,14 +236,12 @@ def read_choice(section: str, values: Mapping[str, Any], kinds: Mapping[str, typ
     return read(kinds[name], values, f"{section}.", f"option of {section} {name!r}")
 
 
-def without_later(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without the options that were added later and are at their defaults: what names of runs are made of."""
-    found = dict(config)
-    for section, cls in SECTIONS.items():
-        later = {field.name: field.default for field in fields(cls) if rule_of(field).later}
-        if later and isinstance(found.get(section), Mapping):
-            found[section] = {k: v for k, v in found[section].items() if k not in later or v != later[k]}
-    return found
+def later_settings() -> dict[str, dict[str, Any]]:
+    """The options that were added when runs had names already, with their defaults, by section."""
+    return {
+        section: {field.name: field.default for field in fields(cls) if rule_of(field).later}
+        for section, cls in SECTIONS.items()
+    }
 
 
 def changeable_settings() -> list[str]:

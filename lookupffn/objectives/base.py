@@ -86,7 +86,7 @@ class Objective(ABC):
             values: of the config, resolved but not checked; what is recorded and checked are the values after this.
 
         Returns:
-            The model; None where it is gone and an unfinished run can do without.
+            The model; None for a new one, and where it is gone and an unfinished run can do without.
 
         Raises:
             UserError: no such model, or it does not fit the run.

@@ -58,16 +58,18 @@ class SequenceClassification(Objective):
         """See ``Objective``."""
         config, batch_size = self.config, self.config.training.batch_size
         assert config.task is not None
+        self._seed, self._freeze = config.run.seed, config.task.freeze
+        self._evaluation_batch = config.evaluation.batch_size
+        self._length = config.task.max_length or config.model.sequence_length
+
         self._data = data = load_task(config.task)
         tokenizer = own_tokenizer(folder, config.tokenizer)
         self.tokenizer = make_tokenizer(tokenizer, LabelledText(data), cache_root(config.run.cache_dir))
-        self._length = config.task.max_length or config.model.sequence_length
-        self._freeze = config.task.freeze
         self._splits = {
             split: Encoded(examples, self.tokenizer, self._length, f"task {data.name}, {split} split")
             for split, examples in data.splits.items()
         }
-        self._order = TrainingOrder(self._splits["train"], seed=config.run.seed, batch_size=batch_size)
+        self._order = TrainingOrder(self._splits["train"], seed=self._seed, batch_size=batch_size)
         self.steps_per_epoch = self._order.steps_per_epoch
         self.tokens_per_step = float(self._splits["train"].lengths.mean()) * batch_size
 
@@ -80,7 +82,7 @@ class SequenceClassification(Objective):
 
     def build_model(self, checkpoint: Path | None) -> LookupRobertaForSequenceClassification:
         """See ``Objective``; what ``task.freeze`` names does not learn."""
-        torch.manual_seed(self.config.run.seed)
+        torch.manual_seed(self._seed)
         if checkpoint is not None:
             model = load_model(checkpoint, LookupRobertaForSequenceClassification)
         elif self.source is not None:
@@ -152,7 +154,7 @@ class SequenceClassification(Objective):
         losses = []
         for split in self._data.validation_names:
             logits = predict(
-                model, self._splits[split], self.config.evaluation.batch_size, accelerator,
+                model, self._splits[split], self._evaluation_batch, accelerator,
                 stop=stop, what=f"scoring {split}",
             )  # fmt: skip
             labels = self._splits[split].labels

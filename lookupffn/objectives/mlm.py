@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,23 @@ class MaskedLanguageModelling(Objective):
 
     def prepare(self, folder: Path) -> None:
         """See ``Objective``."""
-        config = self.config
+        config, training = self.config, self.config.training
         assert config.data is not None
+        self._seed, mask_rate, batch_size = config.run.seed, config.data.mask_rate, training.batch_size
+        self._unigram_bias = config.model.output_bias_init == "unigram"
+        self._batches = partial(
+            training_batches, seed=self._seed, batch_size=batch_size, num_workers=training.num_workers
+        )
+        self._evaluation_batch, self._max_tokens = config.evaluation.batch_size, config.evaluation.max_tokens
+        self._on_the_way = min(filter(None, (training.validate_tokens, self._max_tokens)), default=None)
+        self.final_score_differs = self._on_the_way != self._max_tokens
+
         tokenizer = own_tokenizer(folder, config.tokenizer)
         self._data = data = prepare_data(config.data, tokenizer, cache_root(config.run.cache_dir))
-        self._masker = build_masker(data, config.data.mask_rate)
-        self._masked = self._masker.masked_per_sequence(data.train.sequence_length)
-        most = config.evaluation.max_tokens
-        self._on_the_way = min(filter(None, (config.training.validate_tokens, most)), default=None)
-        self.final_score_differs = self._on_the_way != most
-        self.tokenizer = data.tokenizer
-        self.tokens_per_step = config.training.batch_size * data.train.sequence_length
-        self.steps_per_epoch = len(data.train) / config.training.batch_size
+        self.tokenizer, length = data.tokenizer, data.train.sequence_length
+        self._masker = build_masker(data, mask_rate)
+        self._masked = self._masker.masked_per_sequence(length)
+        self.tokens_per_step, self.steps_per_epoch = batch_size * length, len(data.train) / batch_size
         self._unigram_loss = unigram_loss(data.token_counts, data.validation_counts)
 
     def write_files(self, folder: Path) -> None:
@@ -66,7 +72,7 @@ class MaskedLanguageModelling(Objective):
 
     def build_model(self, checkpoint: Path | None) -> LookupRobertaForMaskedLM:
         """See ``Objective``."""
-        torch.manual_seed(self.config.run.seed)
+        torch.manual_seed(self._seed)
         if checkpoint is not None:  # the trainer has compared the tokenizers
             return load_model(checkpoint)
         if self.source is not None:
@@ -75,7 +81,7 @@ class MaskedLanguageModelling(Objective):
             check_tokenizer(self.tokenizer, self.source)
             return model
         model = LookupRobertaForMaskedLM(fit_tokenizer(self.model_config, self.tokenizer))
-        if self.config.model.output_bias_init == "unigram":
+        if self._unigram_bias:
             # Learned, the unigram moves all token embeddings the same way, since the output matrix is tied to them,
             # and tokens look alike to attention for longer.
             with torch.no_grad():
@@ -99,10 +105,9 @@ class MaskedLanguageModelling(Objective):
         self, *, start_step: int, end_step: int, rank: int, world_size: int, accumulation: int
     ) -> Iterator[list[MaskedBatch]]:
         """See ``Objective``."""
-        return training_batches(
-            self._data.train, self._masker, seed=self.config.run.seed, batch_size=self.config.training.batch_size,
-            start_step=start_step, end_step=end_step, rank=rank, world_size=world_size, accumulation=accumulation,
-            num_workers=self.config.training.num_workers,
+        return self._batches(
+            self._data.train, self._masker, start_step=start_step, end_step=end_step, rank=rank,
+            world_size=world_size, accumulation=accumulation,
         )  # fmt: skip
 
     def loss(self, model: nn.Module, batch: MaskedBatch, device: torch.device) -> Tensor:
@@ -121,8 +126,8 @@ class MaskedLanguageModelling(Objective):
         """See ``Objective``; validation_loss and validation_perplexity."""
         result = evaluate_mlm(
             model, self._data.validation, self._masker,
-            data_fingerprint=self._data.data_fingerprint, batch_size=self.config.evaluation.batch_size,
-            max_tokens=self.config.evaluation.max_tokens if final else self._on_the_way,
+            data_fingerprint=self._data.data_fingerprint, batch_size=self._evaluation_batch,
+            max_tokens=self._max_tokens if final else self._on_the_way,
             rank=accelerator.process_index, world_size=accelerator.num_processes, reduce=sum_over(accelerator),
             stop=stop, progress=accelerator.is_main_process,
         )  # fmt: skip
@@ -139,7 +144,7 @@ class MaskedLanguageModelling(Objective):
     def summary(self, score: dict[str, Any], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """See ``Objective``."""
         split = self._data.validation
-        scored = validation_sequences(len(split), split.sequence_length, self.config.evaluation.max_tokens)
+        scored = validation_sequences(len(split), split.sequence_length, self._max_tokens)
         return {
             "data": self._data.name,
             **{key: score[key] for key in ("validation_loss", "validation_perplexity")},

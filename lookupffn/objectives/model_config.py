@@ -25,7 +25,9 @@ _ARCHITECTURE = ModelSettings.architecture()
 
 
 def starting_model(config: dict[str, Any]) -> ModelSource | None:
-    """What `init_from` names, adopted; None where it is gone and the run can do without."""
+    """What `init_from` names, adopted; None where it names nothing, or something gone that the run does without."""
+    if not config["init_from"]:
+        return None
     if not Path(config["init_from"]).expanduser().exists() and adopt_again(config):
         return None
     return adopt_model(config)

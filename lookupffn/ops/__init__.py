@@ -6,6 +6,7 @@ from lookupffn.ops.hadamard import hadamard_matrix, hadamard_transform
 from lookupffn.ops.hash import hash_scores, nearest_codes
 from lookupffn.ops.lookup import lookup
 from lookupffn.ops.lookup_ffn import LookupWeights, PreparedInt8, PreparedLookup, hash_inputs, lookup_ffn, quantized
+from lookupffn.ops.transforms import scale_gradient
 
 __all__ = [
     "LookupWeights",
@@ -20,5 +21,6 @@ __all__ = [
     "lookup_ffn",
     "nearest_codes",
     "quantized",
+    "scale_gradient",
     "weighted_gather",
 ]

@@ -47,3 +47,24 @@ def first_order(backward: Callable) -> Callable:
         return tuple(None if result is None else next(refused) for result in results)
 
     return refusing
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.factor * grad, None
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """x itself, of any shape; its gradient times a factor."""
+    if factor == 1:
+        return x
+    if transformed():
+        constant = x.detach()
+        return constant + factor * (x - constant)  # exactly x
+    return _ScaledGradient.apply(x, factor) if x.requires_grad and torch.is_grad_enabled() else x

@@ -62,7 +62,7 @@ class RunFolder:
         self.fresh = fresh
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Writes config.yaml: at once for a new run, and for one that resumes when nothing can refuse it any more."""
+        """Writes config.yaml: for a new run when its folder is opened, for one that resumes when nothing refuses it."""
         write_atomically(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def release(self) -> None:

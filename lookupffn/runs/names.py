@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lookupffn.config.schema import rule_of
-from lookupffn.config.sections import without_later
+from lookupffn.config.sections import later_settings
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -31,8 +31,7 @@ LOCK = ".lock"
 INNER_FOLDERS = (CHECKPOINTS, MODEL, "wandb", "trackio")
 # what a run is written with, not what it computes
 NOT_IN_NAME = ("output_dir", "overwrite", "cache_dir", "tracker")
-
-
+_LATER = later_settings()
 _LONGEST_NAME = 120
 
 
@@ -69,7 +68,12 @@ def source_name(config: Mapping[str, Any]) -> str:
 
 
 def _digest(config: Mapping[str, Any]) -> str:
-    defining = {key: value for key, value in without_later(config).items() if key not in NOT_IN_NAME}
+    defining = {}
+    for key, value in config.items():
+        if key in _LATER and isinstance(value, Mapping):  # at its default, an option that older runs do not have
+            value = {name: own for name, own in value.items() if name not in _LATER[key] or own != _LATER[key][name]}
+        if key not in NOT_IN_NAME:
+            defining[key] = value
     return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -60,7 +60,7 @@ def train(
     started = time.perf_counter()
     values = resolve(cfg, objective_class.sections)
     objective = build_objective(values, objective_class)
-    settings = objective.config.training
+    settings, tracking = objective.config.training, objective.config.tracker
     accelerator = start_accelerator(settings.precision, settings.gradient_accumulation_steps)
     settings.check_processes(accelerator.num_processes)
 
@@ -72,9 +72,9 @@ def train(
     logger.info("run folder: %s", path)
     try:
         with handling():
-            tracker = partial(start_tracker, path, objective.config.tracker, values, group, sweep_member=sweep_member)
+            tracker = partial(start_tracker, path, tracking, values, group, sweep_member=sweep_member)
             trainer = Trainer(path, objective, accelerator, tracker, started)
-            if folder is not None:
+            if folder is not None and not folder.fresh:
                 folder.write_config(values)
             return trainer.run()
     except NonFiniteError as error:
@@ -104,12 +104,13 @@ def build_objective(values: dict[str, Any], objective_class: type[Objective]) ->
     Raises:
         UserError: a value that cannot be.
     """
-    source = objective_class.adopt(values) if values["init_from"] else None
+    source = objective_class.adopt(values)
     config = read_run(values)
+    objective = objective_class(config, source)
     check_tracker(config.tracker)
     if config.training.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.precision=fp16 needs a GPU; on this machine use fp32 or bf16")
-    return objective_class(config, source)
+    return objective
 
 
 def failure(error: Exception, processes: int) -> UserError | None:

@@ -68,12 +68,12 @@ class Trainer:
             tracker: starts one.
             started: ``time.perf_counter()`` when the session began.
         """
-        self.path, self.objective, self.accelerator, self.config = path, objective, accelerator, objective.config
-        self.settings = self.config.training
+        self.path, self.objective, self.accelerator = path, objective, accelerator
         self.main = accelerator.is_main_process
         # now: the files may have changed by the end
         self.surroundings = surroundings(accelerator.device) | processes(accelerator)
         objective.prepare(path)
+        self.config, self.settings = objective.config, objective.config.training
         found = on_main(accelerator, lambda: resume_point(path, objective.fingerprints()))
         on_main(accelerator, lambda: objective.write_files(path))
         self.resumed_from, record = broadcast(accelerator, found)

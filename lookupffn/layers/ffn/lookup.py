@@ -13,7 +13,6 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from lookupffn import cost, ops
 from lookupffn.config.schema import option
@@ -22,7 +21,6 @@ from lookupffn.layers.base import FeedForward, Options, UsageCounter, entropy_bi
 from lookupffn.ops.bh4 import FACTORS, next_power_of_two, reference
 from lookupffn.ops.hash import NORMALISERS
 from lookupffn.ops.limits import MAX_BITS
-from lookupffn.ops.transforms import transformed
 
 PROJECTIONS = ("bh4", "dense")
 INITS = ("isometric", "paper")
@@ -86,26 +84,6 @@ class LookupOptions(Options):
     def bits(self) -> int:
         """tau, bits a code."""
         return self.table_size.bit_length() - 1
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """x; its gradient times a factor."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.factor * grad, None
-
-
-def _scale_gradient(x: Tensor, factor: float) -> Tensor:
-    if transformed():
-        constant = x.detach()
-        return constant + factor * (x - constant)  # exactly x
-    return _ScaledGradient.apply(x, factor)
 
 
 class LookupFFN(FeedForward):
@@ -193,9 +171,7 @@ class LookupFFN(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
-        x_Md = x.reshape(-1, self.in_features)
-        if self.options.input_gradient != 1 and (transformed() or (x_Md.requires_grad and torch.is_grad_enabled())):
-            x_Md = _scale_gradient(x_Md, self.options.input_gradient)
+        x_Md = ops.scale_gradient(x.reshape(-1, self.in_features), self.options.input_gradient)
         if self.collecting and not self.training and self._usage.room:
             counted_Md = x_Md[: self._usage.room]
             self._usage.add(ops.nearest_codes(self.hash_inputs(counted_Md), self.options.num_probes)[0])
