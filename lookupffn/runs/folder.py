@@ -37,6 +37,8 @@ from lookupffn.storage import write_atomically
 
 # what may change when a run goes on; a longer budget stretches the rest of the schedule
 MAY_CHANGE = (*NOT_IN_NAME, *changeable_settings())
+# files that may lie elsewhere by now: fingerprints in the checkpoints say whether they are the same
+MAY_MOVE = ("data.train_files", "data.validation_files", "tokenizer.path")
 _held: set[int] = set()  # descriptors of locks
 
 logger = logging.getLogger(__name__)
@@ -201,7 +203,7 @@ def _differences(path: Path, config: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {old.get(key)}, now {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in MAY_CHANGE and key.split(".")[0] not in MAY_CHANGE
+        if old.get(key) != new.get(key) and key not in (*MAY_CHANGE, *MAY_MOVE) and key.split(".")[0] not in MAY_CHANGE
     ]
 
 

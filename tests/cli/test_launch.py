@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,60 @@ def test_members_run_by_other_engines(launcher: str, tmp_path: Path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "1 of the sweep's members failed, the first with: bad seed" in done.stderr
     assert {p.name for p in tmp_path.glob("*-True")} == {"gemm-2-True"}
+
+
+@pytest.mark.slow
+def test_members_at_once_are_stopped_and_killed_and_go_on(tmp_path: Path):
+    """Two of three run at once. SIGTERM: each keeps a checkpoint. One is killed: a line; the rest is done at last."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "from lookupffn.cli.launch import run_main\n"
+        "from lookupffn.signals import deferring\n"
+        "def main(cfg):\n"
+        "    begun, kept = Path(f'begun-{cfg.seed}'), Path(f'kept-{cfg.seed}')\n"
+        "    with deferring() as stopping:\n"
+        "        begun.write_text(str(os.getpid()))\n"
+        "        while not stopping() and not Path('go').exists():\n"
+        "            time.sleep(0.05)\n"
+        "        kept.touch()\n"
+        "    Path(f'done-{cfg.seed}').touch()\n"
+        "if __name__ == '__main__':\n"
+        "    run_main('train', main)\n"
+    )
+    command = [sys.executable, str(script), "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def start() -> tuple[subprocess.Popen, list[int]]:
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+        begun = [tmp_path / f"begun-{seed}" for seed in (0, 1)]
+        while not all(path.exists() and path.read_text() for path in begun):
+            assert process.poll() is None
+            time.sleep(0.1)
+        return process, [int(path.read_text()) for path in begun]
+
+    def end(process: subprocess.Popen) -> tuple[int, str]:
+        error = process.communicate(timeout=120)[1]
+        assert "Traceback" not in error, error
+        for path in tmp_path.glob("begun-*"):
+            path.unlink()
+        return process.returncode, error
+
+    process, _ = start()
+    process.send_signal(signal.SIGTERM)
+    assert end(process)[0] == 143
+    assert {p.name for p in tmp_path.glob("*-[0-9]")} == {"kept-0", "kept-1"}
+
+    process, members = start()
+    os.kill(members[0], signal.SIGKILL)
+    status, error = end(process)
+    assert status == 2 and error.count("a member's process was killed") == 1
+
+    (tmp_path / "go").touch()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.glob("done-*")} == {"done-0", "done-1", "done-2"}
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def test_settings_that_differ():
 def test_options_of_two_feed_forwards_are_no_difference():
     assert plan("ffn=gemm,lookup").differing == ("ffn.name",) or plan("ffn=gemm,lookup").differing == ()
     race = plan("experiment=race_tiny")
-    assert race.size == 81
+    assert race.size == 84
     assert {"ffn.num_tables", "ffn.num_probes", "ffn.rank", "ffn.projection", "seed"} <= set(race.differing)
     assert not any(name.startswith(("model.", "training.", "data.")) for name in race.differing)
 
