@@ -31,9 +31,9 @@ def test_the_allocator_agrees(ffn: str, precision: str, attention: str, monkeypa
     assert (plan.weights, plan.gradients, plan.optimizer) == (4 * numbers, 4 * numbers, 8 * numbers)
     ids = torch.randint(2000, (64, SIZES["length"]))
     positions = torch.arange(SIZES["masked"]).expand(64, -1)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            model(input_ids=ids, masked_positions=positions, labels=ids[:, : SIZES["masked"]]).loss.backward()
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, autocast:
+        model(input_ids=ids, masked_positions=positions, labels=ids[:, : SIZES["masked"]]).loss.backward()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     highest = max(accumulate(event.nbytes() for event in events))
