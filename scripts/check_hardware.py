@@ -38,8 +38,9 @@ from lookupffn.profiling.explain import Prediction
 from lookupffn.profiling.hardware import load_machine
 from lookupffn.profiling.loops import processors
 from lookupffn.profiling.machine import Machine
+from lookupffn.profiling.measure_points import measure
 from lookupffn.profiling.plots import plot_check
-from lookupffn.profiling.points import Measured, drawn, measure, read_points, write_points
+from lookupffn.profiling.points import SEED, Measured, drawn, read_points, write_points
 from lookupffn.profiling.strategies import markdown, measure_strategies
 
 BATCH = 11  # points whose samples are explained together
@@ -49,11 +50,11 @@ FILES = {"model": (MODEL,), "held-out": (HELD_OUT,), "both": (MODEL, HELD_OUT)}
 TIME_IS_UP = "time is up: the same command goes on\n"
 
 
-def measure_points(folder: Path, count: int, budget: float, each: float, only: str = "both") -> bool:
+def measure_points(folder: Path, count: int, budget: float, each: float, only: str = "both", seed: int = SEED) -> bool:
     """Measures what is missing in a folder's files for ``budget`` seconds; returns whether all is there."""
     folder.mkdir(parents=True, exist_ok=True)
     cores = len(processors())
-    both = dict(zip((MODEL, HELD_OUT), drawn(count, [1, cores] if cores > 1 else [1]), strict=True))
+    both = dict(zip((MODEL, HELD_OUT), drawn(count, [1, cores] if cores > 1 else [1], seed), strict=True))
     wanted = {name: both[name] for name in FILES[only]}
     done: dict[str, list[Measured]] = {}
     for name in wanted:
@@ -95,6 +96,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("action", choices=["measure", "fit", "check", "advise", "strategies"])
     parser.add_argument("--folder", type=Path, help="where the measured points are")
     parser.add_argument("--points", type=int, default=99, help="how many to draw, a third of them held out (99)")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the draw and of what is held out (%(default)s)")
     parser.add_argument("--only", choices=list(FILES), default="both", help="measure: which of the two files")
     parser.add_argument("--seconds", type=float, default=1e9, help="measure for as long as this, then stop")
     parser.add_argument("--each", type=float, default=1.0, help="seconds a point (1)")
@@ -107,13 +109,13 @@ def main(arguments: list[str] | None = None) -> None:
     """One of the actions."""
     args = parse(arguments)
     if args.action == "strategies":
-        with tqdm(desc="measuring", unit="question", file=sys.stderr) as bar:
+        with tqdm(desc="measuring", unit="part", total=3, file=sys.stderr) as bar:
             sys.stdout.write(markdown(measure_strategies(bar.update)))
         return
     if args.folder is None:
         raise UserError(f"{args.action} needs a folder of measured points: --folder FOLDER")
     if args.action == "measure":
-        whole = measure_points(args.folder, args.points, args.seconds, args.each, args.only)
+        whole = measure_points(args.folder, args.points, args.seconds, args.each, args.only, args.seed)
         sys.stdout.write("all points are measured\n" if whole else TIME_IS_UP)
         return
     if args.hardware is None:
@@ -144,8 +146,8 @@ def check(folder: Path, machine: Machine, held_out: bool, plot: Path | None) -> 
         sys.stdout.write(report(Path(name).stem, errors(points, predicted)))
         shown += [(one, prediction, name == HELD_OUT) for one, prediction in zip(points, predicted, strict=True)]
     if plot:
-        measured, predicted, held = zip(*shown, strict=True)
-        plot_check(measured, predicted, plot / "predicted.png", machine.name, held)
+        measured, explained, held = zip(*shown, strict=True)
+        plot_check(measured, explained, plot / "predicted.png", machine.name, held)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import UserError
 from lookupffn.cli.launch import run_script
-from lookupffn.profiling.machine import best_of, machine_from, read_yaml
+from lookupffn.profiling.machine import machine_from, read_yaml
 from lookupffn.profiling.measure import LARGEST, measure_machine
 from lookupffn.profiling.tables import differences, machine_table
 from lookupffn.storage import write_atomically
@@ -32,9 +32,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", help="what to call the machine (default: the processor's model name)")
     parser.add_argument("--largest-mb", type=int, default=LARGEST >> 20, help="largest working set (default: 2048)")
     parser.add_argument("--compare", type=Path, metavar="YAML", help="an earlier profile: print what differs by 10%%")
-    parser.add_argument(
-        "--merge", type=Path, metavar="YAML", help="an earlier profile: keep the better of each figure (a busy machine)"
-    )
     return parser.parse_args(arguments)
 
 
@@ -48,12 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.output.parent.is_dir() or args.output.is_dir():
         raise UserError(f"cannot write {args.output}: give a file in a folder that exists")
     earlier = machine_from(read_yaml(args.compare), str(args.compare)) if args.compare else None
-    merged = read_yaml(args.merge) if args.merge else None
-    if merged is not None:
-        machine_from(merged, str(args.merge))
     content = measure_machine(args.name, largest=args.largest_mb << 20)
-    if merged is not None:
-        content = best_of(content, merged)
     machine = machine_from(content, "the measured machine")
     try:
         write_atomically(args.output, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))

@@ -10,10 +10,12 @@ from lookupffn import cost
 from lookupffn.errors import UserError
 from lookupffn.profiling.explain import Prediction, predict
 from lookupffn.profiling.machine import TYPES, Machine
+from lookupffn.profiling.measure_points import measure_lookups
 from lookupffn.profiling.timing import LEAST_BLOCK, Point
 
 GEMM_SHARE = 1 / 6  # of GEMM's FLOPs: the paper's claim
 MOST_PROBES = 4  # of the kernels
+_TRIAL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,13 @@ class Advice:
         point: tables, rows, probes, block and precision.
         prediction: its times.
         flops: a token.
+        measured: seconds a call on the machine at hand, where it was tried.
     """
 
     point: Point
     prediction: Prediction
     flops: float
+    measured: float | None = None
 
     def options(self) -> dict[str, Any]:
         """As configs/ffn/lookup.yaml and the command line have them."""
@@ -80,10 +84,12 @@ def advise(
     rows_read: int | None = None,
     sizes: Sequence[int] = (256,),
     precisions: Sequence[str] = TYPES,
+    trials: int = 0,
 ) -> list[Advice]:
     """Lookups for a machine and model, fastest first.
 
     What a lookup learns goes with the rows it reads (docs/results.md), so those are held fixed, and speed decides.
+    Predictions of similar lookups differ by less than they are off: on the machine itself, try the first few.
 
     Args:
         machine: where it will run.
@@ -94,6 +100,8 @@ def advise(
         rows_read: tables times probes at least; what the default recipe reads if None.
         sizes: rows a table to choose from.
         precisions: to choose from.
+        trials: how many of the fastest to measure, half a second each; only where ``machine`` is the one at hand. They
+            come first, by what was measured.
 
     Raises:
         UserError: nothing fits the budget.
@@ -109,4 +117,8 @@ def advise(
             "fewer rows"
         )
     advice = [Advice(point, predict(point, machine), flops_of(point)) for point in points]
-    return sorted(advice, key=lambda one: one.prediction.lookup_seconds)
+    advice.sort(key=lambda one: one.prediction.lookup_seconds)
+    tried = advice[:trials]
+    measured = measure_lookups([one.point for one in tried], seconds=_TRIAL_SECONDS)
+    tried = [replace(one, measured=seconds) for one, seconds in zip(tried, measured, strict=True)]
+    return sorted(tried, key=lambda one: one.measured or 0.0) + advice[trials:]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,10 +18,8 @@ from lookupffn.ops.library import NativeLibrary
 
 READ, WRITE, COPY = 0, 1, 2
 LINE = 64
-_AGREE = 0.05  # two attempts this close are believed
-_ATTEMPTS = 10
-_UNDISTURBED = 4
-_PAUSE_S = 0.01
+WARM = 2  # rounds of csrc/timing.h that do not count
+_CACHES = 256 << 20  # bytes: more than any cache holds
 
 _LIBRARY = NativeLibrary(Sources("profiling", Path(__file__).parent / "csrc"))
 
@@ -60,7 +57,8 @@ class Way:
 
     Attributes:
         element: bytes a number: 4 float32, 2 bfloat16, 1 int8.
-        table_major: all tokens read a table before the next; else a token reads all its rows before the next token.
+        table_major: all tokens read a table before the next; else a token reads all its rows before the next token,
+            as int8 does in any case.
         ahead: rows between a prefetch and its use, 0 for none.
         level: the cache that prefetching fills.
         threads: how many.
@@ -76,14 +74,10 @@ class Way:
 
 
 class Loops:
-    """The loops, each repeated until two attempts agree; ``busy`` counts measurements that other work disturbed.
-
-    Rates are in units of 1e9 a second.
-    """
+    """The loops; each call is one measurement of some milliseconds. Rates are in units of 1e9 a second."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self.measurements = self.busy = 0
         cpus = processors()
         self.cores = len(cpus)
         # pinning is Linux's; elsewhere the loops ignore it
@@ -96,58 +90,51 @@ class Loops:
 
     def arithmetic(self, kind: int, threads: int) -> float:
         """Operations of the kind at an index of ``kinds``."""
-        return 1e-9 * self._best(lambda share: self._library.arithmetic_rate(kind, threads, 30, share))
+        return 1e-9 * self._library.arithmetic_rate(kind, threads, 30)
 
     def clock(self, threads: int) -> float:
         """GHz of each of some threads that compute."""
-        return 1e-9 * self._best(lambda share: self._library.clock_rate(threads, 30, share))
+        return 1e-9 * self._library.clock_rate(threads, 30)
 
     def stream(self, buffer: Buffer, size: int, threads: int, operation: int = READ) -> float:
         """Bytes of passes over the first ``size`` bytes, shared out among the threads."""
-        rounds = max(5, min(25, (256 << 20) // size))
-        return 1e-9 * self._best(
-            lambda share: self._library.stream_rate(buffer.address, size, threads, operation, rounds, share)
-        )
+        rounds = max(3, min(25, _CACHES // size))
+        return 1e-9 * self._library.stream_rate(buffer.address, size, threads, operation, rounds)
 
     def rows(self, buffer: Buffer, size: int, row: int, threads: int, ahead: int, level: int = 2) -> float:
         """Bytes of rows read at random in the first ``size`` bytes; prefetched ``ahead`` rows before, to L1 or L2."""
-        return 1e-9 * self._best(
-            lambda share: self._library.row_rate(buffer.address, size, row, threads, ahead, level, 20, share)
-        )
+        return 1e-9 * self._library.row_rate(buffer.address, size, row, threads, ahead, level, 11)
 
     def latency(self, buffer: Buffer, size: int) -> float:
         """Nanoseconds of a read that waits for the read before it."""
-        best = self._best(lambda share: 1 / self._library.chase_seconds(buffer.address, size, 7, share))
-        return 1e9 / best
+        return 1e9 * self._library.chase_seconds(buffer.address, size, 7)
 
     def page(self, size: int = 64 << 20) -> float:
         """Microseconds until a new page of 4 KB can be used."""
-        return 1e6 / self._best(lambda share: 1 / self._library.page_seconds(size, 5, share))
+        return 1e6 * self._library.page_seconds(size, 5)
 
     def gather(self, buffer: Buffer, codes: np.ndarray, way: Way, rows: int, columns: int) -> float:
         """Seconds of adding rows of tables [T, rows, columns] in a buffer.
 
         Args:
             buffer: on the pages to measure; its first bytes are the tables.
-            codes: [variants, T, M] int32, taken in turn; C-contiguous.
+            codes: [rounds, T, M] int32, new ones for each round, of which two warm up; C-contiguous. T is a multiple
+                of 4 for int8.
             way: how.
             rows: of a table.
             columns: a multiple of 64.
 
         Raises:
-            ValueError: the tables do not fit the buffer.
+            ValueError: the tables do not fit the buffer, or there are no codes beyond those that warm up.
         """
-        variants, tables, tokens = codes.shape
+        rounds, tables, tokens = codes.shape
+        if rounds <= WARM:
+            raise ValueError(f"codes of more than {WARM} rounds are needed, not {rounds}")
         if tables * rows * columns * way.element > buffer.size:
             raise ValueError("the buffer is too small for the tables")
-        return 1 / self._best(
-            lambda share: (
-                1
-                / self._library.gather_seconds(
-                    *(buffer.address, codes.ctypes.data, variants, tables, rows, columns, tokens, way.element),
-                    *(way.table_major, way.ahead, way.level, way.threads, way.by_columns, 8, share),
-                )
-            )
+        return self._library.gather_seconds(
+            *(buffer.address, codes.ctypes.data, tables, rows, columns, tokens, way.element),
+            *(way.table_major, way.ahead, way.level, way.threads, way.by_columns, rounds - WARM),
         )
 
     @contextmanager
@@ -164,21 +151,6 @@ class Loops:
             yield Buffer(address, size)
         finally:
             self._library.buffer_free(address, size)
-
-    def _best(self, measure: Callable[[object], float]) -> float:
-        """The largest of a few rates, as soon as the two largest agree."""
-        share = ctypes.c_double()
-        rates: list[float] = []
-        while len(rates) < _ATTEMPTS:
-            rates.append(measure(ctypes.byref(share)))
-            largest = sorted(rates)[-2:]
-            if len(largest) == 2 and largest[0] > (1 - _AGREE) * largest[1]:
-                break
-            if len(rates) > 2:
-                time.sleep(_PAUSE_S)  # short work of others ends meanwhile
-        self.measurements += 1
-        self.busy += len(rates) > _UNDISTURBED
-        return max(rates)
 
 
 @cache
@@ -206,30 +178,17 @@ def library() -> ctypes.CDLL:
     loaded.arithmetic_kinds.restype = ctypes.c_char_p
     signatures = {
         "set_processors": (None, [pointer, integer]),
-        "arithmetic_rate": (real, [integer, integer, integer, pointer]),
-        "clock_rate": (real, [integer, integer, pointer]),
-        "stream_rate": (real, [pointer, size, integer, integer, integer, pointer]),
-        "row_rate": (real, [pointer, size, size, integer, size, integer, integer, pointer]),
-        "chase_seconds": (real, [pointer, size, integer, pointer]),
-        "page_seconds": (real, [size, integer, pointer]),
+        "arithmetic_rate": (real, [integer, integer, integer]),
+        "clock_rate": (real, [integer, integer]),
+        "stream_rate": (real, [pointer, size, integer, integer, integer]),
+        "row_rate": (real, [pointer, size, size, integer, size, integer, integer]),
+        "chase_seconds": (real, [pointer, size, integer]),
+        "page_seconds": (real, [size, integer]),
         "buffer_new": (pointer, [size, integer]),
         "buffer_free": (None, [pointer, size]),
         "gather_seconds": (
             real,
-            [
-                pointer,
-                pointer,
-                integer,
-                *[size] * 4,
-                integer,
-                integer,
-                size,
-                integer,
-                integer,
-                integer,
-                integer,
-                pointer,
-            ],
+            [pointer, pointer, *[size] * 4, integer, integer, size, *[integer] * 4],
         ),
         "sampler_start": (None, [integer]),
         "sampler_stop": (None, []),

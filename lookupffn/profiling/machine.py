@@ -309,28 +309,6 @@ class _Reader:
         return float(value)
 
 
-def best_of(first: Any, second: Any, key: str = "") -> Any:
-    """The better figure of two profiles of one machine, everywhere: other work only ever makes a machine slower.
-
-    Args:
-        first: a machine file's content; what is no rate or time is its.
-        second: another's.
-        key: under which the two stand, for recursion.
-    """
-    if key == "about" or isinstance(first, str):
-        return first
-    if isinstance(first, Mapping):
-        return {name: best_of(value, second[name], _meaning(key, name)) for name, value in first.items()}
-    if isinstance(first, list):
-        return [best_of(*pair, key) for pair in zip(first, second, strict=True)]
-    return min(first, second) if key in ("ns", "call_us", "seen_bytes") else max(first, second)
-
-
-def _meaning(above: str, name: Any) -> str:
-    """What decides which of two figures is better: calls and latencies should be short."""
-    return above if above in ("ns", "call_us") else str(name)
-
-
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """The content of a YAML file that holds named values.
 

@@ -11,12 +11,15 @@ import torch
 
 from lookupffn.layers import build_ffn
 from lookupffn.layers.base import FeedForward
-from lookupffn.profiling.loops import Buffer, Loops, Way, loops
+from lookupffn.profiling import passes
+from lookupffn.profiling.loops import WARM, Buffer, Loops, Way, loops
 from lookupffn.profiling.timing import by_turns
 
 TABLES, ROWS, COLUMNS = 128, 256, 512
-_VARIANTS = 4
 _TOKENS = 256
+_LAYERS, _LAYER_ROWS = 4, 64
+_SECONDS = 45  # of gathers; each whole layer takes its own three seconds
+_TYPES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -37,108 +40,107 @@ class Result:
 
 
 class _Gathers:
-    """Gathers of one layer at d 512, T 128, S 256: tables of 64 MB in float32."""
+    """Gathers of one layer at d 512, T 128, S 256: tables of 64 MB in float32. Methods add what is to be measured."""
 
     def __init__(self, measured: Loops, huge: Buffer, small: Buffer) -> None:
         self.measured, self.huge, self.small = measured, huge, small
         self.random = np.random.default_rng(1)
         self.best = Way(threads=measured.cores)
+        self.rates: dict[tuple[str, str], Callable[[], float]] = {}  # tokens a microsecond
+        self.row_bytes: dict[tuple[str, str], float] = {}  # read a token
 
-    def codes(self, tokens: int, tables: int, rows: int) -> np.ndarray:
-        """New codes for each of a few rounds, even over the rows."""
-        return self.random.integers(0, rows, (_VARIANTS, tables, tokens), dtype=np.int32)
+    def add(
+        self,
+        question: str,
+        name: str,
+        way: Way,
+        tokens: int = _TOKENS,
+        *,
+        small: bool = False,
+        layers: int = 1,
+        tables: int = TABLES,
+        rows: int = ROWS,
+    ) -> None:
+        """One way of a question; ``layers`` of them with the same tables one after another."""
+        rounds = WARM + max(8, min(48, 4096 // tokens))
+        codes = self.random.integers(0, rows, (rounds, tables, tokens), dtype=np.int32)
+        measure = partial(self.measured.gather, self.small if small else self.huge, codes, way, rows, COLUMNS)
+        self.rates[question, name] = lambda: 1e-6 * tokens / (layers * measure())
+        self.row_bytes[question, name] = layers * tables * COLUMNS * way.element
 
-    def result(
-        self, question: str, name: str, way: Way, tokens: int = _TOKENS, *, small: bool = False, rows: int = ROWS
-    ) -> Result:
-        """One measurement."""
-        buffer = self.small if small else self.huge
-        seconds = self.measured.gather(buffer, self.codes(tokens, TABLES, rows), way, rows, COLUMNS)
-        read = tokens * TABLES * COLUMNS * way.element
-        return Result(question, name, 1e6 * seconds / tokens, read / seconds / 1e9)
+    def results(self) -> list[Result]:
+        """All of them, measured in turn again and again."""
+        found = passes.in_passes(self.rates, seconds=_SECONDS)
+        each = {key: 1 / passes.value(rates) for key, rates in found.items()}
+        return [Result(*key, us, self.row_bytes[key] / us / 1e3) for key, us in each.items()]
 
 
 def measure_strategies(progress: Callable[[], object] = int) -> list[Result]:
     """All questions, in about two minutes.
 
     Args:
-        progress: called after each.
+        progress: called after each part.
 
     Raises:
         UserError: no compiler or too little memory.
     """
     measured = loops()
     size = TABLES * ROWS * COLUMNS * 4
-    results: list[Result] = []
-    with measured.buffer(4 * size, True) as huge, measured.buffer(size, False) as small:
+    with measured.buffer(size, True) as huge, measured.buffer(size, False) as small:
         gathers = _Gathers(measured, huge, small)
         for question in (_orders, _prefetching, _pages, _types, _sharing_out, _batches, _layers):
-            results += question(gathers)
-            progress()
+            question(gathers)
+        results = gathers.results()
+    progress()
     for whole in (_slices, _precisions):
         results += whole()
         progress()
     return results
 
 
-def _orders(g: _Gathers) -> list[Result]:
-    return [
-        g.result(f"order, {tokens} tokens", name, replace(g.best, table_major=major), tokens)
-        for tokens in (16, 256, 2048)
-        for name, major in (("table by table", True), ("token by token", False))
-    ]
+def _orders(g: _Gathers) -> None:
+    for tokens in (16, 256, 2048):
+        for name, major in (("table by table", True), ("token by token", False)):
+            g.add(f"order, {tokens:,} tokens", name, replace(g.best, table_major=major), tokens)
 
 
-def _prefetching(g: _Gathers) -> list[Result]:
-    found = [g.result("prefetching", "none", replace(g.best, ahead=0))]
+def _prefetching(g: _Gathers) -> None:
+    g.add("prefetching", "none", replace(g.best, ahead=0))
     for level in (1, 2):
         for ahead in (1, 2, 4, 8, 16):
-            found.append(
-                g.result("prefetching", f"{ahead} rows ahead, L{level}", replace(g.best, ahead=ahead, level=level))
-            )
-    return found
+            g.add("prefetching", f"{ahead} rows ahead, L{level}", replace(g.best, ahead=ahead, level=level))
 
 
-def _pages(g: _Gathers) -> list[Result]:
-    return [g.result("pages", name, g.best, small=name == "small") for name in ("huge", "small")]
+def _pages(g: _Gathers) -> None:
+    for name in ("huge", "small"):
+        g.add("pages", name, g.best, small=name == "small")
 
 
-def _types(g: _Gathers) -> list[Result]:
-    sizes = {"float32": 4, "bfloat16": 2, "int8": 1}
-    return [
-        g.result(f"type of tables, {tokens} tokens", name, replace(g.best, element=element), tokens)
-        for tokens in (16, 2048)
-        for name, element in sizes.items()
-    ]
+def _types(g: _Gathers) -> None:
+    for tokens in (16, 2048):
+        for name, element in _TYPES.items():
+            g.add(f"type of tables, {tokens:,} tokens", name, replace(g.best, element=element), tokens)
 
 
-def _sharing_out(g: _Gathers) -> list[Result]:
-    found = []
+def _sharing_out(g: _Gathers) -> None:
     for tokens in (2, 256):
         question = f"threads, {tokens} tokens"
-        found.append(g.result(question, "one", replace(g.best, threads=1), tokens))
+        g.add(question, "one", replace(g.best, threads=1), tokens)
         if g.measured.cores > 1:
-            found.append(g.result(question, "by tokens", g.best, tokens))
-            found.append(g.result(question, "by columns", replace(g.best, by_columns=True), tokens))
-    return found
+            g.add(question, "by tokens", g.best, tokens)
+            g.add(question, "by columns", replace(g.best, by_columns=True), tokens)
 
 
-def _batches(g: _Gathers) -> list[Result]:
-    one = replace(g.best, threads=1)
-    return [g.result("batch, one thread", f"{tokens} tokens", one, tokens) for tokens in (1, 8, 64, 512, 4096)]
+def _batches(g: _Gathers) -> None:
+    for tokens in (1, 8, 64, 512, 4096):
+        g.add("batch, one thread", f"{tokens:,} tokens", replace(g.best, threads=1), tokens)
 
 
-def _layers(g: _Gathers) -> list[Result]:
+def _layers(g: _Gathers) -> None:
     """Four layers with tables of their own (64 MB in all at S 64), or with the same ones (16 MB)."""
-    rows, layers = 64, 4
-    apart = g.measured.gather(g.huge, g.codes(_TOKENS, layers * TABLES, rows), g.best, rows, COLUMNS)
-    shared = layers * g.measured.gather(g.huge, g.codes(_TOKENS, TABLES, rows), g.best, rows, COLUMNS)
-    read = layers * _TOKENS * TABLES * COLUMNS * 4
-    question = "tables of 4 layers, S 64"
-    return [
-        Result(question, name, 1e6 * seconds / _TOKENS, read / seconds / 1e9)
-        for name, seconds in (("each its own", apart), ("one set shared", shared))
-    ]
+    question = f"tables of {_LAYERS} layers, S {_LAYER_ROWS}"
+    g.add(question, "each its own", g.best, tables=_LAYERS * TABLES, rows=_LAYER_ROWS)
+    g.add(question, "one set shared", g.best, layers=_LAYERS, rows=_LAYER_ROWS)
 
 
 def _lookup() -> FeedForward:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lookupffn.profiling.machine import Machine
+from collections.abc import Iterator
+
+from lookupffn.profiling.machine import Curve, Machine
 
 _TOLERANCE = 0.1
 
@@ -43,18 +45,31 @@ def machine_table(machine: Machine) -> str:
     return "\n".join(lines) + "\n"
 
 
-def differences(before: Machine, after: Machine) -> str:
+def figures(machine: Machine) -> dict[str, float]:
+    """Every measured figure, by what it is."""
+    found = {"clock": machine.clock_ghz}
+    for name, rate in machine.arithmetic.items():
+        found |= {f"{name} arithmetic, one": rate.one, f"{name} arithmetic, all": rate.all}
+    for which, curve in machine.streams.items():
+        found |= {f"in order, {size_text(size)}, {which}": value for size, value in _points(curve)}
+    for (which, pages, access, row), curve in machine.rows.items():
+        name = f"{which}, {pages} pages, {access}"
+        found |= {f"rows of {row} B in {size_text(size)}, {name}": value for size, value in _points(curve)}
+    found |= {f"latency in {size_text(size)}": ns for size, ns in _points(machine.latency_ns)}
+    return found | {f"call of {name}": us for name, us in machine.call_us.items()}
+
+
+def _points(curve: Curve) -> Iterator[tuple[float, float]]:
+    return zip(curve.working_sets, curve.rates, strict=True)
+
+
+def differences(before: Machine, after: Machine, shown: int = 40) -> str:
     """The figures of two profiles that differ by more than a tenth, and how many do not."""
-    pairs = {f"{name} arithmetic": (rate.all, after.arithmetic[name].all) for name, rate in before.arithmetic.items()}
-    for level, again in zip(before.levels, after.levels, strict=False):
-        pairs[f"{level.name} in order"] = level.read.all, again.read.all
-    for key, curve in before.rows.items():
-        for size, rate in zip(curve.working_sets, curve.rates, strict=True):
-            if key in after.rows:
-                pairs[f"rows {key[3]} B of {size_text(size)}, {' '.join(key[:3])}"] = rate, after.rows[key].at(size)
-    far = {name: pair for name, pair in pairs.items() if abs(pair[1] / pair[0] - 1) > _TOLERANCE}
+    first, second = figures(before), figures(after)
+    pairs = {name: (value, second[name]) for name, value in first.items() if name in second}
+    far = {name: pair for name, pair in pairs.items() if max(pair) > (1 + _TOLERANCE) * min(pair)}
     lines = [f"{len(pairs) - len(far)} of {len(pairs)} figures repeat within {_TOLERANCE:.0%}"]
-    lines += [f"  {name}: {pair[0]:.3g}, now {pair[1]:.3g}" for name, pair in list(far.items())[:20]]
-    if len(far) > 20:
-        lines.append(f"  and {len(far) - 20} more")
+    lines += [f"  {name}: {pair[0]:.3g}, now {pair[1]:.3g}" for name, pair in list(far.items())[:shown]]
+    if len(far) > shown:
+        lines.append(f"  and {len(far) - shown} more")
     return "\n".join(lines) + "\n"

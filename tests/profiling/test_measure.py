@@ -25,10 +25,10 @@ needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler"
 
 @pytest.fixture
 def quick(monkeypatch):
-    """One attempt a figure, and few sizes of rows."""
-    monkeypatch.setattr("lookupffn.profiling.loops._ATTEMPTS", 1)
-    monkeypatch.setattr(measure, "ROWS", (64, 512, 4096))
-    monkeypatch.setattr(measure, "call_costs", lambda: {"gemm": 20.0, "lookup": 30.0, "operator": 1.5})
+    """One pass, and few sizes of rows."""
+    monkeypatch.setattr("lookupffn.profiling.passes.in_passes", lambda tasks, **_: {k: [f()] for k, f in tasks.items()})
+    monkeypatch.setattr(measure, "ROWS", (64, 4096))
+    monkeypatch.setattr(measure, "smallest_calls", lambda: {"gemm": int, "lookup": int, "operator": int})
     monkeypatch.setattr(system, "other_work", lambda: 0.5)
 
 

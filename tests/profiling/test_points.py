@@ -9,8 +9,9 @@ from lookupffn.profiling import sampling
 from lookupffn.profiling.attained import MEANING
 from lookupffn.profiling.check import errors, fit, predictions, report
 from lookupffn.profiling.explain import predict
+from lookupffn.profiling.measure_points import Bench, inputs_of, measure, measure_lookups
 from lookupffn.profiling.plots import plot_check
-from lookupffn.profiling.points import Measured, drawn, inputs_of, measure_whole, read_points, write_points
+from lookupffn.profiling.points import Measured, drawn, read_points, write_points
 from lookupffn.profiling.timing import Point
 from tests.profiling.synthetic import machine
 
@@ -40,14 +41,27 @@ def test_the_draw_covers_the_space_and_does_not_change():
 
 
 def test_a_point_is_measured_in_every_precision():
-    for precision in ("float32", "bfloat16", "int8"):
-        found = measure_whole(replace(SMALL, precision=precision), seconds=0.01)
+    points = [replace(SMALL, precision=precision) for precision in ("float32", "bfloat16", "int8")]
+    for found in measure(points, seconds=0, parts=False):
         assert found.lookup > 0 and found.gemm > 0 and 2 < found.entropy <= 4 and not found.parts
+    assert all(seconds > 0 for seconds in measure_lookups(points, seconds=0))
+
+
+def test_the_best_pass_counts(monkeypatch):
+    monkeypatch.setattr(
+        "lookupffn.profiling.measure_points.by_turns", lambda functions, **_: dict.fromkeys(functions, 5.0)
+    )
+    bench = Bench(SMALL)
+    bench.run(0, False)
+    monkeypatch.setattr(
+        "lookupffn.profiling.measure_points.by_turns", lambda functions, **_: dict.fromkeys(functions, 8.0)
+    )
+    bench.run(0, False)
+    assert bench.measured({}).lookup == 5.0 / 25  # calls a turn
 
 
 def test_uneven_codes_have_less_entropy():
-    point = replace(SMALL, offset=2.0)
-    assert measure_whole(point, seconds=0).entropy < measure_whole(SMALL, seconds=0).entropy - 0.5
+    assert Bench(replace(SMALL, offset=2.0)).entropy < Bench(SMALL).entropy - 0.5
     assert len(inputs_of(replace(SMALL, tokens=1))) > 60
 
 

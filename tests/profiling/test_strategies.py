@@ -9,13 +9,15 @@ from tests.profiling.test_measure import needs_compiler
 @needs_compiler
 def test_gathers_of_every_kind_run():
     measured = loops()
-    codes = np.random.default_rng(0).integers(0, 16, (2, 4, 24), dtype=np.int32)
+    codes = np.random.default_rng(0).integers(0, 16, (4, 4, 24), dtype=np.int32)
     with measured.buffer(1 << 20, False) as buffer:
         for element in (4, 2, 1):
             for way in (Way(element), Way(element, table_major=False, ahead=0), Way(element, level=1, ahead=3)):
                 assert 0 < measured.gather(buffer, codes, way, 16, 128) < 1
         for by_columns in (False, True):
             assert measured.gather(buffer, codes, Way(threads=measured.cores, by_columns=by_columns), 16, 128) > 0
+        with pytest.raises(ValueError, match="more than 2 rounds"):
+            measured.gather(buffer, codes[:2], Way(), 16, 128)
         with pytest.raises(ValueError, match="too small"):
             measured.gather(buffer, codes, Way(), 1 << 16, 128)
 
@@ -23,7 +25,7 @@ def test_gathers_of_every_kind_run():
 @pytest.mark.slow
 @needs_compiler
 def test_every_question_has_several_answers(monkeypatch):
-    monkeypatch.setattr("lookupffn.profiling.loops._ATTEMPTS", 1)
+    monkeypatch.setattr(strategies, "_SECONDS", 0)
     monkeypatch.setattr(strategies, "by_turns", lambda ways, seconds: dict.fromkeys(ways, 0.01))
     monkeypatch.setattr(strategies, "TABLES", 4)
     results = strategies.measure_strategies()

@@ -222,17 +222,16 @@ LFFN_EXPORT const char* arithmetic_kinds() {
 }
 
 // Operations a second (a multiply and an add are two) of all threads together.
-LFFN_EXPORT double arithmetic_rate(int kind, int threads, int rounds, double* cpu_share) {
+LFFN_EXPORT double arithmetic_rate(int kind, int threads, int rounds) {
   const Kind& chosen = kinds()[kind];
-  const Result result = timed(threads, rounds, [&](int, int) { chosen.work(); });
-  *cpu_share = result.cpu_share;
-  return threads * chosen.operations / result.seconds;
+  const double seconds = timed(threads, rounds, [&](int, int) { chosen.work(); });
+  return threads * chosen.operations / seconds;
 }
 
 // Hertz, by a chain of operations of one cycle each.
-LFFN_EXPORT double clock_rate(int threads, int rounds, double* cpu_share) {
+LFFN_EXPORT double clock_rate(int threads, int rounds) {
   constexpr int64_t CHAIN = 400000;
-  const Result result = timed(threads, rounds, [](int, int) {
+  const double seconds = timed(threads, rounds, [](int, int) {
     uint64_t x = 1, y = 0x123456789abcdef;
     for (int64_t i = 0; i < CHAIN / 16; i++) {
 #pragma GCC unroll 16
@@ -243,6 +242,5 @@ LFFN_EXPORT double clock_rate(int threads, int rounds, double* cpu_share) {
     }
     sink = double(x);
   });
-  *cpu_share = result.cpu_share;
-  return CHAIN / result.seconds;
+  return CHAIN / seconds;
 }

@@ -3,8 +3,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <numeric>
-#include <random>
 
 #include "timing.h"
 
@@ -13,7 +11,27 @@ using namespace profiling;
 namespace {
 
 constexpr int64_t HUGE_PAGE = 2 << 20, LINE = 64;
-constexpr int VARIANTS = 4;  // rounds in a row read different rows
+constexpr int64_t WARMED = 256 << 20;  // more than any cache holds
+constexpr int64_t MOST_CHAINED = 1 << 18;
+
+// Uniform over [0, limit), limit below 2^32; new values at every call of the process.
+class Random {
+ public:
+  uint32_t operator()(uint64_t limit) {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>(((state_ >> 32) * limit) >> 32);
+  }
+
+ private:
+  static inline uint64_t state_ = 1;
+};
+
+// Reads memory in order, so that the caches hold what they can of it.
+void warm(const char* data, int64_t bytes) {
+  vf sum{};
+  for (int64_t i = 0; i < bytes; i += LINE) sum += *reinterpret_cast<const vf*>(data + i);
+  sink = sum_of(sum);
+}
 
 // The sum of `count` rows, PIECE bytes at a time, as the gather adds them; rows `ahead` later are prefetched.
 template <int HINT, int PIECE>
@@ -64,24 +82,23 @@ LFFN_EXPORT void* buffer_new(int64_t bytes, int huge) {
 }
 
 // Seconds for a page of 4 KB that is written for the first time.
-LFFN_EXPORT double page_seconds(int64_t bytes, int rounds, double* cpu_share) {
+LFFN_EXPORT double page_seconds(int64_t bytes, int rounds) {
   void* data = nullptr;
-  const Result result = timed(1, rounds, [&](int, int) {
+  const double seconds = timed(1, rounds, [&](int, int) {
     if (data) munmap(data, bytes);
     data = buffer_new(bytes, 0);
   });
   munmap(data, bytes);
-  *cpu_share = result.cpu_share;
-  return result.seconds / (bytes / 4096);
+  return seconds / (bytes / 4096);
 }
 
 LFFN_EXPORT void buffer_free(void* data, int64_t bytes) { munmap(data, bytes); }
 
 // Bytes a second of a pass over `bytes`, each thread its own part. operation 0: read, 1: write, 2: copy one half to the
 // other (both count).
-LFFN_EXPORT double stream_rate(char* data, int64_t bytes, int threads, int operation, int rounds, double* cpu_share) {
+LFFN_EXPORT double stream_rate(char* data, int64_t bytes, int threads, int operation, int rounds) {
   const int64_t part = bytes / threads / 1024 * 1024, passes = std::max<int64_t>(1, (4 << 20) / part);
-  const Result result = timed(threads, rounds, [&](int thread, int) {
+  const double seconds = timed(threads, rounds, [&](int thread, int) {
     char* from = data + thread * part;
     vf sum[8] = {}, value = vf{} + 1.f;
     keep(value);
@@ -106,44 +123,44 @@ LFFN_EXPORT double stream_rate(char* data, int64_t bytes, int threads, int opera
     for (int v = 1; v < 8; v++) sum[0] += sum[v];
     sink = sum_of(sum[0]);
   });
-  *cpu_share = result.cpu_share;
-  return double(threads) * part * passes / result.seconds;
+  return double(threads) * part * passes / seconds;
 }
 
 // Bytes a second of reading rows of `row` bytes (64, 128 or a multiple of 256) at random out of the first `bytes` of a
-// buffer, all threads out of the same. `ahead`: rows between a prefetch and its use, 0 for none; level: the cache that
-// prefetching fills, 1 or 2.
+// buffer, all threads out of the same. No two rounds read the same rows: a large working set would else be a smaller
+// one. `ahead`: rows between a prefetch and its use, 0 for none; level: the cache that prefetching fills, 1 or 2.
 LFFN_EXPORT double row_rate(const char* data, int64_t bytes, int64_t row, int threads, int64_t ahead, int level,
-                            int rounds, double* cpu_share) {
+                            int rounds) {
   const int64_t rows = bytes / row, reads = std::clamp<int64_t>((4 << 20) / row, 2048, 32768);
-  std::vector<uint32_t> index(VARIANTS * threads * reads);
-  std::mt19937 random(1);
-  for (auto& i : index) i = static_cast<uint32_t>((uint64_t(random()) * rows) >> 32);
-  const Result result = timed(threads, rounds, [&](int thread, int round) {
-    const uint32_t* own = index.data() + ((round % VARIANTS) * threads + thread) * reads;
+  std::vector<uint32_t> index((rounds + WARM) * threads * reads);
+  Random random;
+  for (auto& i : index) i = random(rows);
+  const double seconds = timed(threads, rounds, [&](int thread, int round) {
+    if (round == 0) warm(data, std::min(bytes, WARMED));
+    const uint32_t* own = index.data() + (int64_t(round) * threads + thread) * reads;
     const vf sum = !ahead       ? read_rows<-1>(data, own, reads, row, 0)
                    : level == 1 ? read_rows<3>(data, own, reads, row, ahead)
                                 : read_rows<2>(data, own, reads, row, ahead);
     sink = sum_of(sum);
   });
-  *cpu_share = result.cpu_share;
-  return double(threads) * reads * row / result.seconds;
+  return double(threads) * reads * row / seconds;
 }
 
-// Seconds from an address to its value, each the address of the next, in the first `bytes` of a buffer.
-LFFN_EXPORT double chase_seconds(char* data, int64_t bytes, int rounds, double* cpu_share) {
-  const int64_t lines = bytes / LINE, steps = 20000;
-  std::vector<uint32_t> order(lines);
-  std::iota(order.begin(), order.end(), 0u);
-  std::mt19937 random(1);
-  for (int64_t i = lines - 1; i > 0; i--) std::swap(order[i], order[(uint64_t(random()) * (i + 1)) >> 32]);
-  for (int64_t i = 0; i < lines; i++)
-    *reinterpret_cast<char**>(data + order[i] * LINE) = data + order[(i + 1) % lines] * LINE;
-  char* at = data;
-  const Result result = timed(1, rounds, [&](int, int) {
+// Seconds from an address to its value, each the address of the next, in the first `bytes` of a buffer. The chain goes
+// through one line of each of equal parts, as many as no timed step sees twice in a set larger than the caches.
+LFFN_EXPORT double chase_seconds(char* data, int64_t bytes, int rounds) {
+  const int64_t lines = std::min(bytes / LINE, MOST_CHAINED), part = bytes / LINE / lines;
+  const int64_t steps = std::min<int64_t>(20000, MOST_CHAINED / (rounds + WARM));
+  Random random;
+  std::vector<char*> order(lines);
+  for (int64_t i = 0; i < lines; i++) order[i] = data + (i * part + random(part)) * LINE;
+  for (int64_t i = lines - 1; i > 0; i--) std::swap(order[i], order[random(i + 1)]);
+  for (int64_t i = 0; i < lines; i++) *reinterpret_cast<char**>(order[i]) = order[(i + 1) % lines];
+  char* at = order[0];
+  const double seconds = timed(1, rounds, [&](int, int round) {
+    if (round == 0) warm(data, std::min(bytes, WARMED));
     for (int64_t i = 0; i < steps; i++) at = *reinterpret_cast<char**>(at);
     sink = double(reinterpret_cast<uintptr_t>(at));
   });
-  *cpu_share = result.cpu_share;
-  return result.seconds / steps;
+  return seconds / steps;
 }

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <ctime>
 #include <thread>
 #include <vector>
 
@@ -52,12 +51,6 @@ extern volatile double sink;
 
 inline double wall_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-inline double cpu_seconds() {
-  timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
 class Barrier {
@@ -117,35 +110,25 @@ class Pinned {
   bool pinned_ = false;
 };
 
-struct Result {
-  double seconds;    // a round, the lower quartile
-  double cpu_share;  // of that time that the threads had a processor: below 1 other work took some
-};
+constexpr int WARM = 2;  // rounds that do not count
 
-// Runs work(thread, round) `rounds` times on every thread, after two rounds that do not count. A round lasts until its
-// last thread is done.
+// Runs work(thread, round) `rounds` times on every thread, after WARM rounds that do not count. A round lasts until its
+// last thread is done. Returns a round's seconds, the lower quartile.
 template <class F>
-Result timed(int threads, int rounds, const F& work) {
-  constexpr int WARM = 2;
+double timed(int threads, int rounds, const F& work) {
   Barrier barrier(threads);
   std::vector<std::vector<double>> begin(threads), end(threads);
-  std::vector<double> cpu(threads), wall(threads);
   const auto run = [&](int thread) {
     const Pinned pinned(thread);
-    double used = 0, passed = 0;
     for (int round = 0; round < rounds + WARM; round++) {
       barrier.wait();
-      const double cpu_before = cpu_seconds(), before = wall_seconds();
+      const double before = wall_seconds();
       work(thread, round);
       const double after = wall_seconds();
       if (round < WARM) continue;
-      used += cpu_seconds() - cpu_before;
-      passed += after - before;
       begin[thread].push_back(before);
       end[thread].push_back(after);
     }
-    cpu[thread] = used;
-    wall[thread] = passed;
   };
   std::vector<std::thread> others;
   for (int thread = 1; thread < threads; thread++) others.emplace_back(run, thread);
@@ -161,9 +144,7 @@ Result timed(int threads, int rounds, const F& work) {
     seconds.push_back(last - first);
   }
   std::sort(seconds.begin(), seconds.end());
-  double used = 0, passed = 0;
-  for (int thread = 0; thread < threads; thread++) used += cpu[thread], passed += wall[thread];
-  return {seconds[seconds.size() / 4], passed > 0 ? std::min(1., used / passed) : 1.};
+  return seconds[seconds.size() / 4];
 }
 
 }  // namespace profiling

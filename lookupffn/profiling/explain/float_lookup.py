@@ -100,7 +100,8 @@ class FloatLookup(Lookup):
         reads = p.tokens * p.tables * p.probes * chunks
         rows = reads * row / (s["sliced"] * self.rows(row, group * p.rows * row, self.threads))
         arithmetic = 2 * reads * CHUNK / self.peak(self.threads)
-        at_once = min(p.tokens, max(TILE, _CODES_AT_ONCE // (_CODE_BYTES * p.tables * p.probes)))
+        wide = 4 * p.d if p.precision == "bfloat16" else 0
+        at_once = min(p.tokens, max(TILE, _CODES_AT_ONCE // max(_CODE_BYTES * p.tables * p.probes, wide)))
         calls = ceil(p.tokens / at_once)
         # a column of slices for each thread, or tokens split, and then each of them copies
         copies = calls * (ceil(self.threads / chunks) if chunks < self.threads else 1)
@@ -129,5 +130,8 @@ class FloatLookup(Lookup):
         kind = "adds" if p.precision == "float32" else f"adds_{p.precision}"
         arithmetic = 2 * reads * p.d / (s[kind] * self.peak(self.threads))
         first += self.cycles(reads * s["read_cycles"], self.threads)
+        tiles = ceil(p.tokens / tile)
+        idle = ceil(tiles / self.threads) * self.threads / tiles if tiles >= self.threads else 1.0
+        first, again, arithmetic = idle * first, idle * again, idle * arithmetic
         where = "arithmetic" if arithmetic > first + again else "memory" if far else "cache"
         return max(first + again, arithmetic), 0.0, where

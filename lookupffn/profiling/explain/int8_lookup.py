@@ -11,7 +11,7 @@ _FEW_A_THREAD = 8  # tokens: fewer, and threads share the weights instead
 _INT8_SPEED = 4  # products in int8 in the time of one in float32, as the kernels take it
 _GROUP = 16  # tables that are hashed together
 _SLICE_BYTES = 512 << 10
-_READ_BYTES = 24 << 20
+_READ_BYTES = 4 << 20
 _MOST_FETCHED = 2048  # tokens of a call in which the next token's rows are prefetched
 
 
@@ -27,8 +27,8 @@ class Int8Lookup(Lookup):
         few = p.tokens <= _FEW_A_THREAD * self.threads
         found = {"call": self.call(2 + (few and p.tokens >= 4))}
         if self.bh4_pays():
-            tasks = p.copies if few else ceil(p.tokens / TILE)
-            threads, tile = min(self.threads, tasks), p.tokens if few else TILE
+            tasks = p.copies if few else self._tasks
+            threads, tile = min(self.threads, tasks), ceil(p.tokens / (1 if few else tasks))
             found["projection"] = self.bh4_projection(threads, tile, few)
             found["transform"] = self.bh4_transform(threads, tile)
         else:
@@ -54,14 +54,28 @@ class Int8Lookup(Lookup):
     def _tables(self) -> int:
         return ceil(self.point.tables / _GROUP) * _GROUP
 
+    @property
+    def _tasks(self) -> int:
+        """Blocks of tokens, even over the threads, that are hashed one by one."""
+        return sum(self._even(ceil(tokens / TILE)) for tokens in self._calls())
+
+    def _even(self, tasks: int) -> int:
+        return ceil(tasks / self.threads) * self.threads
+
+    def _calls(self) -> list[float]:
+        """Tokens that are hashed and looked up at a time."""
+        p = self.point
+        at_once = max(TILE, _READ_BYTES // (5 * self._tables * p.probes + 8) // TILE * TILE)
+        return [min(at_once, p.tokens - first) for first in range(0, p.tokens, at_once)]
+
     def _product(self, few: bool) -> float:
         """The projection multiplied out: each task of tokens reads all of the matrix, or each thread a part of it."""
         p, s = self.point, self.shares
         columns, depth = self._tables * p.bits, ceil(p.d / CHUNK) * CHUNK
-        threads = self.threads if few else min(self.threads, ceil(p.tokens / TILE))
+        threads = self.threads
         share = TILE_PRODUCT if has_tiles(self.machine) else s["int8_product"]
         arithmetic = 2 * p.tokens * columns * depth / (share * self.peak(threads, "int8"))
-        passes, size = (1, columns * depth) if few else (ceil(p.tokens / TILE), columns * depth * threads)
+        passes, size = (1, columns * depth) if few else (self._tasks, columns * depth * threads)
         read = passes * columns * depth / (s["int8_weights"] * self.stream(size, threads))
         rounded = p.tokens * depth / (s["int8_round"] * self.peak(1 if few else threads))
         return self.longer(arithmetic + rounded, read)
@@ -69,7 +83,7 @@ class Int8Lookup(Lookup):
     def _hash(self, few: bool) -> float:
         """Codes, scores and their scales: those of rows are read at random."""
         p, s = self.point, self.shares
-        threads = min(self.threads, p.tokens) if few else min(self.threads, ceil(p.tokens / TILE))
+        threads = min(self.threads, p.tokens)
         threads = 1 if p.tokens < 4 else threads
         reads = p.tokens * self._tables * p.probes
         flops = p.tokens * cost.hash_codes(self._tables, p.bits, p.probes)["hash"]
@@ -84,8 +98,7 @@ class Int8Lookup(Lookup):
         parts = 1 if chunks >= self.threads else min(max(p.tokens // 64, 1), self.threads)
         tasks = chunks * parts
         threads = tasks / ceil(tasks / min(self.threads, tasks))  # that are busy on average
-        at_once = max(TILE, _READ_BYTES // (5 * tables * p.probes + 8) // TILE * TILE)
-        calls = ceil(p.tokens / at_once)
+        calls = len(self._calls())
         tokens = p.tokens / calls / parts
         few = tokens * p.probes < 2 * p.rows
         groups = tables // _GROUP
@@ -95,10 +108,12 @@ class Int8Lookup(Lookup):
         reads = p.tokens * tables * p.probes * chunks
         first = calls * parts * chunks * tables * distinct
         whole = tables * 2**self.entropy * chunks * CHUNK
-        access = "prefetched" if tokens <= _MOST_FETCHED else "plain"
+        # a chunk's first token finds nothing on its way
+        alone = min(1.0, 1 / tokens) if tokens <= _MOST_FETCHED else 1.0
         near = group * _GROUP * distinct * CHUNK
         busy = max(1, int(threads))
-        far = first * CHUNK / (s["int8_far"] * self.rows(CHUNK, whole, busy, access)) * busy / threads
+        a_byte = alone / self.rows(CHUNK, whole, busy, "plain") + (1 - alone) / self.rows(CHUNK, whole, busy)
+        far = first * CHUNK * a_byte / s["int8_far"] * busy / threads
         again = (reads - first) * CHUNK / (s["int8_near"] * self.rows(CHUNK, near, busy)) * busy / threads
         adds = 2 * reads * CHUNK / (s["int8_adds"] * self.peak(1, "int8") * threads)
         adds += self.cycles(p.tokens * chunks * passes * s["int8_token_cycles"], 1) / threads
