@@ -53,6 +53,7 @@ MEANING: dict[str, tuple[float, str]] = {
     "product_weights_float32": (0.8, "share of the streaming rate at which GEMM's weights are read"),
     "product_weights_bfloat16": (0.4, "the same for bfloat16"),
     "product_weights_int8": (0.5, "the same for int8"),
+    "product_packing": (0.4, "share of the streaming rate at which they are copied for more than one token in float32"),
     "elements_float32": (0.2, "share of the float32 peak in reading inputs and writing outputs, an operation each"),
     "elements_bfloat16": (0.2, "the same for bfloat16"),
     "elements_int8": (0.1, "the same for int8, where they are rounded and scaled"),

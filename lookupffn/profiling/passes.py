@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-LEAST = 6  # passes over everything
+LEAST = 14  # passes over everything
 AGREE = 0.05
 _BEST = 3  # rates that make a figure
 _PAUSE_S = 0.2

@@ -11,7 +11,7 @@ using namespace profiling;
 namespace {
 
 constexpr int64_t HUGE_PAGE = 2 << 20, LINE = 64;
-constexpr int64_t WARMED = 256 << 20;  // more than any cache holds
+constexpr int64_t WARMED = 128 << 20;  // more than most caches hold
 constexpr int64_t MOST_CHAINED = 1 << 18;
 
 // Uniform over [0, limit), limit below 2^32; new values at every call of the process.

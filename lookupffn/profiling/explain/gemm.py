@@ -33,6 +33,8 @@ def gemm_parts(
     attained_share = TILE_PRODUCT if name != "float32" and has_tiles(machine) else shares[f"product_{name}"]
     product = flops / (attained_share * 1e9 * machine.arithmetic[name].of(threads))
     product += size / 2 / (shares[f"product_weights_{name}"] * 1e9 * machine.stream_rate(size, threads))
+    if name == "float32" and tokens > 1:  # they are copied into the product's own order at every call
+        product += size / 2 / (shares["product_packing"] * 1e9 * machine.stream_rate(size, threads))
     # torch rounds and scales for int8 on one thread
     own = 1e9 * machine.arithmetic["float32"].one if name == "int8" else peak
     product += tokens * (d + neurons) / (shares[f"elements_{name}"] * own)
