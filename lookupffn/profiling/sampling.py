@@ -30,7 +30,7 @@ _MOST = 1 << 18
 _FUNCTIONS = (
     (
         r"product_strip|product_rest|block_product|tile_product|project_digits|split_tokens|project_on_tiles|"
-        r"run_vnni512|run_amx|strip256|dispatch_rows|int8_product|quantize",
+        r"run_vnni512|run_amx|strip256|dispatch_rows|int8_product|quantize|pairs_|Int8Projection",
         "projection",
     ),
     (r"butterfly|across_blocks", "transform"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from lookupffn import cost
+from lookupffn.profiling.explain.gemm import weights_seconds
 from lookupffn.profiling.explain.work import CHUNK, TILE, TILE_PRODUCT, VECTOR, Lookup, has_tiles
 from lookupffn.profiling.timing import BYTES
 
@@ -68,7 +69,7 @@ class FloatLookup(Lookup):
         tiles = p.precision == "bfloat16" and has_tiles(self.machine)
         share = TILE_PRODUCT if tiles else s[f"product_{p.precision}"]
         arithmetic = 2 * p.tokens * p.d * columns / (share * self.peak(self.threads, p.precision))
-        read = weights / (s[f"product_weights_{p.precision}"] * self.stream(weights, self.threads))
+        read = weights_seconds(p.precision, weights, p.tokens, self.threads, self.machine, s)
         self.use("arithmetic" if arithmetic > read else "cache", arithmetic + read)
         return arithmetic + read
 

@@ -10,7 +10,29 @@ from lookupffn.profiling.machine import Machine
 from lookupffn.profiling.timing import BYTES, Point
 
 _GELU_OPERATIONS = 8
+_MOST_ALONE = 4  # tokens of a product in float32 that stays on one thread
 _LARGEST_KEPT = 32 << 20  # bytes: glibc takes larger memory from the system anew at each call, in pages to be cleared
+
+
+def weights_seconds(
+    name: str, size: float, tokens: int, threads: int, machine: Machine, shares: Mapping[str, float]
+) -> float:
+    """Seconds until a product of torch has its weights.
+
+    One thread puts them into the product's own order at every call; those of int8 have been put before, and one token
+    in float32 takes them as they are.
+
+    Args:
+        name: the precision.
+        size: bytes of the weights; as many of another product lie between two calls.
+        tokens: of a call.
+        threads: of the product.
+        machine: where.
+        shares: what torch attains.
+    """
+    copied = name == "bfloat16" or (name == "float32" and tokens > 1)
+    share = shares[f"product_{'packing' if copied else 'weights'}_{name}"]
+    return size / (share * 1e9 * machine.stream_rate(2 * size, threads if name == "int8" else 1))
 
 
 def gemm_parts(
@@ -31,10 +53,9 @@ def gemm_parts(
     size = cost.gemm_ffn(d, neurons).parameters * BYTES[name]
     flops = tokens * cost.gemm_ffn(d, neurons).flops / 2
     attained_share = TILE_PRODUCT if name != "float32" and has_tiles(machine) else shares[f"product_{name}"]
-    product = flops / (attained_share * 1e9 * machine.arithmetic[name].of(threads))
-    product += size / 2 / (shares[f"product_weights_{name}"] * 1e9 * machine.stream_rate(size, threads))
-    if name == "float32" and tokens > 1:  # they are copied into the product's own order at every call
-        product += size / 2 / (shares["product_packing"] * 1e9 * machine.stream_rate(size, threads))
+    busy = 1 if name == "float32" and tokens <= _MOST_ALONE else threads
+    product = flops / (attained_share * 1e9 * machine.arithmetic[name].of(busy))
+    product += weights_seconds(name, size / 2, tokens, threads, machine, shares)
     # torch rounds and scales for int8 on one thread
     own = 1e9 * machine.arithmetic["float32"].one if name == "int8" else peak
     product += tokens * (d + neurons) / (shares[f"elements_{name}"] * own)

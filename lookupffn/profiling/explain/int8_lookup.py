@@ -8,15 +8,17 @@ from lookupffn import cost
 from lookupffn.profiling.explain.work import CHUNK, TILE, TILE_PRODUCT, Lookup, has_tiles
 
 _FEW_A_THREAD = 8  # tokens: fewer, and threads share the weights instead
-_INT8_SPEED = 4  # products in int8 in the time of one in float32, as the kernels take it
 _GROUP = 16  # tables that are hashed together
-_SLICE_BYTES = 512 << 10
+_SLICE_BYTES = 256 << 10
 _READ_BYTES = 4 << 20
-_MOST_FETCHED = 2048  # tokens of a call in which the next token's rows are prefetched
+_BLOCK = 1024  # tokens that pass over a chunk's slices together
+# Multiply-adds a cycle by which the kernels choose a projection, and passes of a factor in levels of butterflies.
+_RATES = {"float32": 16, "bfloat16": 32, "int8": 64, "tiles": 512}
+_PASSES = 3
 
 
 class Int8Lookup(Lookup):
-    """Hash inputs by BH4 in float32 or by one int8 matrix, whichever does less; then rows of 64 bytes, chunk by chunk.
+    """Hash inputs by BH4 or by one int8 matrix, whichever the kernels take; then rows of 64 bytes, chunk by chunk.
 
     The tables are padded to whole groups of 16, and scores are rounded to int8 as they are put beside their rows.
     """
@@ -24,15 +26,15 @@ class Int8Lookup(Lookup):
     def parts(self) -> dict[str, float]:
         """See the base class."""
         p = self.point
-        few = p.tokens <= _FEW_A_THREAD * self.threads
+        few, form = p.tokens <= _FEW_A_THREAD * self.threads, self.projection_form()
         found = {"call": self.call(2 + (few and p.tokens >= 4))}
-        if self.bh4_pays():
+        if form == "int8":
+            found["projection"], found["transform"] = self._product(few), 0.0
+        else:
             tasks = p.copies if few else self._tasks
             threads, tile = min(self.threads, tasks), ceil(p.tokens / (1 if few else tasks))
-            found["projection"] = self.bh4_projection(threads, tile, few)
+            found["projection"] = self.bh4_projection(threads, tile, few, form=form)
             found["transform"] = self.bh4_transform(threads, tile)
-        else:
-            found["projection"], found["transform"] = self._product(few), 0.0
         found["hash"] = self._hash(few)
         gather, resource = self._gather()
         in_memory = self.in_memory()
@@ -41,14 +43,19 @@ class Int8Lookup(Lookup):
         found["gather"], found["packing"] = self.use(resource, gather), 0.0
         return found
 
-    def bh4_pays(self) -> bool:
-        """The kernels' own rule (csrc/int8_layer.cpp)."""
+    def projection_form(self) -> str:
+        """The kernels' own rule (csrc/int8_projection.cpp): "int8", or BH4 in "float32" or "bfloat16"."""
         p = self.point
-        if not p.block:
-            return False
-        levels = (p.padded // p.joined_block).bit_length() - 1
-        work = p.copies * 4 * p.padded * (p.joined_block + levels)
-        return work <= p.tables * p.bits * p.d / _INT8_SPEED * 5 / 4
+        cycles = {"int8": p.tables * p.bits * p.d // _RATES["tiles" if has_tiles(self.machine) else "int8"]}
+        if p.block:
+            levels = (p.padded // p.joined_block).bit_length() - 1
+            forms = ["float32"]
+            if self.machine.arithmetic["bfloat16"].one > 1.5 * self.machine.arithmetic["float32"].one:
+                forms.append("bfloat16")
+            for form in forms:
+                passes = p.joined_block * _RATES["float32"] // _RATES[form] + levels + _PASSES
+                cycles[form] = p.copies * 4 * p.padded * passes // _RATES["float32"]
+        return min(cycles, key=cycles.__getitem__)
 
     @property
     def _tables(self) -> int:
@@ -100,22 +107,39 @@ class Int8Lookup(Lookup):
         threads = tasks / ceil(tasks / min(self.threads, tasks))  # that are busy on average
         calls = len(self._calls())
         tokens = p.tokens / calls / parts
-        few = tokens * p.probes < 2 * p.rows
-        groups = tables // _GROUP
-        group = groups if few else min(max(1, _SLICE_BYTES // (p.rows * CHUNK * _GROUP)), groups)
-        passes = ceil(groups / group)
-        distinct = self.distinct(tokens * p.probes)
         reads = p.tokens * tables * p.probes * chunks
-        first = calls * parts * chunks * tables * distinct
         whole = tables * 2**self.entropy * chunks * CHUNK
-        # a chunk's first token finds nothing on its way
-        alone = min(1.0, 1 / tokens) if tokens <= _MOST_FETCHED else 1.0
-        near = group * _GROUP * distinct * CHUNK
         busy = max(1, int(threads))
-        a_byte = alone / self.rows(CHUNK, whole, busy, "plain") + (1 - alone) / self.rows(CHUNK, whole, busy)
-        far = first * CHUNK * a_byte / s["int8_far"] * busy / threads
-        again = (reads - first) * CHUNK / (s["int8_near"] * self.rows(CHUNK, near, busy)) * busy / threads
         adds = 2 * reads * CHUNK / (s["int8_adds"] * self.peak(1, "int8") * threads)
-        adds += self.cycles(p.tokens * chunks * passes * s["int8_token_cycles"], 1) / threads
-        seconds = max(adds, far + again)
-        return seconds, "arithmetic" if adds >= far + again else self.where(whole if far > again else near)
+        group_bytes = _GROUP * p.rows * CHUNK
+        if tokens * p.probes < 2 * p.rows or group_bytes > 2 * _SLICE_BYTES:
+            adds += self.cycles(p.tokens * chunks * s["int8_token_cycles"], 1) / threads
+            rows = self._few_rows(reads, calls * parts * chunks, tokens, whole, busy) * busy / threads
+            return max(adds, rows), "arithmetic" if adds >= rows else self.where(whole)
+        # slices come in order while others are read, once for each block of tokens
+        groups = tables // _GROUP
+        group = min(max(1, _SLICE_BYTES // group_bytes), groups)
+        blocks = ceil(tokens / _BLOCK)
+        adds += self.cycles(p.tokens * chunks * ceil(groups / group) * s["int8_token_cycles"], 1) / threads
+        near = reads * CHUNK / (s["int8_near"] * self.rows(CHUNK, 2 * group * group_bytes, busy)) * busy / threads
+        size = tables * p.rows * chunks * CHUNK
+        streamed = calls * parts * blocks * size / (s["int8_stream"] * self.stream(size, busy)) * busy / threads
+        longest = max(adds, near, streamed)
+        return longest, "arithmetic" if adds == longest else "cache" if near == longest else self.where(size)
+
+    def _few_rows(self, reads: float, turns: float, tokens: float, whole: float, threads: int) -> float:
+        """Seconds of rows from wherever they lie, those that several tokens want from the cache again.
+
+        Args:
+            reads: all.
+            turns: how often some tokens pass over all tables of a chunk.
+            tokens: of a turn; its first finds nothing on its way.
+            whole: bytes of all tables.
+            threads: that are busy.
+        """
+        s, distinct = self.shares, self.distinct(tokens * self.point.probes)
+        first = turns * self._tables * distinct
+        alone = min(1.0, 1 / tokens)
+        a_byte = alone / self.rows(CHUNK, whole, threads, "plain") + (1 - alone) / self.rows(CHUNK, whole, threads)
+        near = self.rows(CHUNK, self._tables * distinct * CHUNK, threads)
+        return first * CHUNK * a_byte / s["int8_far"] + (reads - first) * CHUNK / (s["int8_near"] * near)

@@ -89,7 +89,7 @@ class Lookup(ABC):
         starts = regions * 1e-6 * self.shares["start_us"] if self.threads > 1 else 0.0
         return self.use("calls", 1e-6 * self.shares["call"] * calls.get(name, calls["lookup"]) + starts)
 
-    def bh4_projection(self, threads: int, tile: int, apart: bool, faster: float = 1.0) -> float:
+    def bh4_projection(self, threads: int, tile: int, apart: bool, faster: float = 1.0, form: str = "float32") -> float:
         """BH4's block products: arithmetic, or reading all weights once a tile.
 
         Args:
@@ -97,17 +97,21 @@ class Lookup(ABC):
             tile: tokens that pass through the weights together.
             apart: each thread has its own copies, and so reads only a share of the weights.
             faster: factor of the arithmetic.
+            form: type of weights and products, float32 or bfloat16; that by vectors and not by tiles.
         """
         p, s = self.point, self.shares
+        peak = s["projection"] * self.peak(threads)
+        if form == "bfloat16":
+            peak = s["projection_bfloat16"] * min(self.peak(threads, "bfloat16"), 2 * self.peak(threads))
         flops = p.tokens * cost.bh4_projection(p.padded, p.copies, p.joined_block)["projection"]
         flops *= 1 + s["projection_edge"] / p.joined_block
-        weights = 4 * 4 * p.copies * p.padded * p.joined_block
+        weights = BYTES[form] * 4 * p.copies * p.padded * p.joined_block
         passes = ceil(p.tokens / tile)
         if apart:
             read = weights / (s["weights"] * self.stream(weights, threads))
         else:
             read = weights * passes / (s["weights"] * self.stream(weights * threads, threads))
-        return self.longer(faster * flops / (s["projection"] * self.peak(threads)), read)
+        return self.longer(faster * flops / peak, read)
 
     def bh4_transform(self, threads: int, tile: int) -> float:
         """The transforms across blocks: passes over a tile's buffers."""
