@@ -1,6 +1,5 @@
 """A machine file's content without a machine: numbers of the order of a two-core server's share."""
 
-import math
 from typing import Any
 
 from lookupffn.profiling.machine import ACCESSES, PAGES, Curve, Level, Machine, Rate
@@ -22,7 +21,7 @@ def machine(**changes: Any) -> Machine:
         for pages in PAGES:
             for access in ACCESSES:
                 for row in ROWS:
-                    slow = 3.0 * math.sqrt(row / 64) * (1 + (pages == "huge")) * (1 + (access == "prefetched"))
+                    slow = 1.5 * (row / 64) ** 0.25 * (1 + (pages == "huge")) * (1 + (access == "prefetched"))
                     rows[which, pages, access, row] = falling(100.0 * threads, slow * threads)
     values = {
         "name": "a made-up machine",
