@@ -141,6 +141,9 @@ def check(folder: Path, machine: Machine, held_out: bool, plot: Path | None) -> 
     """Prints how far predictions are off, and draws them into a folder."""
     shown: list[tuple[Measured, Prediction, bool]] = []
     for name in (MODEL, HELD_OUT) if held_out else (MODEL,):
+        if name == HELD_OUT and not (folder / name).exists():
+            sys.stdout.write("points-held-out: not measured\n")
+            continue
         points = read_points(folder / name)
         predicted = predictions(points, machine)
         sys.stdout.write(report(Path(name).stem, errors(points, predicted)))

@@ -80,12 +80,14 @@ constexpr int64_t CHUNK = 64;
 inline void add_four(const char* const* rows, __m512i weights, __m512i* sums) {
   const __m512i a = _mm512_loadu_si512(rows[0]), b = _mm512_loadu_si512(rows[1]);
   const __m512i c = _mm512_loadu_si512(rows[2]), d = _mm512_loadu_si512(rows[3]);
-  const __m512i low_ab = _mm512_unpacklo_epi8(a, b), high_ab = _mm512_unpackhi_epi8(a, b);
-  const __m512i low_cd = _mm512_unpacklo_epi8(c, d), high_cd = _mm512_unpackhi_epi8(c, d);
-  sums[0] = _mm512_dpbusd_epi32(sums[0], _mm512_unpacklo_epi16(low_ab, low_cd), weights);
-  sums[1] = _mm512_dpbusd_epi32(sums[1], _mm512_unpackhi_epi16(low_ab, low_cd), weights);
-  sums[2] = _mm512_dpbusd_epi32(sums[2], _mm512_unpacklo_epi16(high_ab, high_cd), weights);
-  sums[3] = _mm512_dpbusd_epi32(sums[3], _mm512_unpackhi_epi16(high_ab, high_cd), weights);
+  constexpr __mmask64 ODD = 0xaaaaaaaaaaaaaaaa, HIGH = 0xcccccccccccccccc;
+  const auto blend = [](__mmask64 mask, __m512i x, __m512i y) { return _mm512_mask_blend_epi8(mask, x, y); };
+  const __m512i ab = blend(ODD, a, b), ba = blend(ODD, b, a), cd = blend(ODD, c, d), dc = blend(ODD, d, c);
+  const auto turned = [&](int32_t order) { return _mm512_shuffle_epi8(weights, _mm512_set1_epi32(order)); };
+  sums[0] = _mm512_dpbusd_epi32(sums[0], blend(HIGH, ab, cd), weights);
+  sums[1] = _mm512_dpbusd_epi32(sums[1], blend(HIGH, ba, dc), turned(0x02030001));
+  sums[2] = _mm512_dpbusd_epi32(sums[2], blend(HIGH, cd, ab), turned(0x01000302));
+  sums[3] = _mm512_dpbusd_epi32(sums[3], blend(HIGH, dc, ba), turned(0x00010203));
 }
 using Sums = __m512i[4];
 #else
