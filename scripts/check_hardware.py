@@ -45,6 +45,7 @@ from lookupffn.profiling.strategies import markdown, measure_strategies
 
 BATCH = 11  # points whose samples are explained together
 MODEL, HELD_OUT, ADVICE = "points-model.csv", "points-held-out.csv", "advice.csv"
+EARLIER = "points-earlier.csv"  # of another draw: their shapes made the formulas, not the shares
 FILES = {"model": (MODEL,), "held-out": (HELD_OUT,), "both": (MODEL, HELD_OUT)}
 
 TIME_IS_UP = "time is up: the same command goes on\n"
@@ -140,13 +141,15 @@ def main(arguments: list[str] | None = None) -> None:
 def check(folder: Path, machine: Machine, held_out: bool, plot: Path | None) -> None:
     """Prints how far predictions are off, and draws them into a folder."""
     shown: list[tuple[Measured, Prediction, bool]] = []
-    for name in (MODEL, HELD_OUT) if held_out else (MODEL,):
-        if name == HELD_OUT and not (folder / name).exists():
-            sys.stdout.write("points-held-out: not measured\n")
+    for name in (MODEL, EARLIER, HELD_OUT) if held_out else (MODEL,):
+        if name != MODEL and not (folder / name).exists():
+            sys.stdout.write(f"{Path(name).stem}: none\n")
             continue
         points = read_points(folder / name)
         predicted = predictions(points, machine)
         sys.stdout.write(report(Path(name).stem, errors(points, predicted)))
+        if name == EARLIER:
+            continue
         shown += [(one, prediction, name == HELD_OUT) for one, prediction in zip(points, predicted, strict=True)]
     if plot:
         measured, explained, held = zip(*shown, strict=True)
