@@ -58,10 +58,11 @@ class _Gathers:
         *,
         small: bool = False,
         layers: int = 1,
-        tables: int = TABLES,
+        tables: int | None = None,
         rows: int = ROWS,
     ) -> None:
         """One way of a question; ``layers`` of them with the same tables one after another."""
+        tables = TABLES if tables is None else tables
         rounds = WARM + max(8, min(48, 4096 // tokens))
         codes = self.random.integers(0, rows, (rounds, tables, tokens), dtype=np.int32)
         measure = partial(self.measured.gather, self.small if small else self.huge, codes, way, rows, COLUMNS)
