@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 import sys
@@ -62,7 +63,8 @@ def plan(arguments: argparse.Namespace) -> bool:
     sys.stdout.write(f"{'':{width}}  {'  '.join(f'{name:>9}' for name in COLUMNS)}  GB\n")
     for name, lines in names.items():
         with composing():
-            config, model = _build(compose("train", lines), arguments.vocabulary)
+            objective, model = _build(compose("train", lines), arguments.vocabulary)
+        config = objective.config
         settings, L = config.training, config.data.sequence_length
         sizes = {
             "sequences": settings.batch_size // settings.gradient_accumulation_steps,
@@ -77,7 +79,7 @@ def plan(arguments: argparse.Namespace) -> bool:
             good &= _rehearse(model, config, sizes, memory)
         else:
             fits = memory["peak"] + 1e9 < arguments.memory * GB
-            times = _projected(model, config, arguments)
+            times = _projected(model, objective, arguments)
             sys.stdout.write(f"{'':{width}}  {'fits' if fits else 'DOES NOT FIT'}; {times}\n")
     return good
 
@@ -94,7 +96,7 @@ def _members(overrides: list[str]) -> dict[str, list[str]]:
 
 
 def _build(cfg: Any, vocabulary: int | None) -> tuple[Any, Any]:
-    """The config of a run, and its model."""
+    """What a run trains for, and its model."""
     from lookupffn.config.run import resolve
     from lookupffn.models import LookupRobertaForMaskedLM
     from lookupffn.objectives import MaskedLanguageModelling
@@ -105,7 +107,7 @@ def _build(cfg: Any, vocabulary: int | None) -> tuple[Any, Any]:
     if vocabulary is None:
         raise UserError("tokenizer=pretrained: say how many entries it has with --vocabulary")
     objective.model_config.vocab_size = vocabulary
-    return objective.config, LookupRobertaForMaskedLM(objective.model_config)
+    return objective, LookupRobertaForMaskedLM(objective.model_config)
 
 
 def _memory(model: Any, sizes: dict[str, Any], *, on_this_cpu: bool) -> dict[str, int]:
@@ -127,9 +129,12 @@ def _memory(model: Any, sizes: dict[str, Any], *, on_this_cpu: bool) -> dict[str
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _projected(model: Any, config: Any, arguments: argparse.Namespace) -> str:
+def _projected(model: Any, objective: Any, arguments: argparse.Namespace) -> str:
     """Time on a GPU, in words."""
     from lookupffn.cost import BYTES_PER_PARAMETER, TRAINING_MULTIPLE
+    from lookupffn.training.budget import choose_budget
+
+    config = objective.config
 
     costs = model.cost(config.data.sequence_length, config.data.mask_rate)
     tokens = config.training.batch_size * config.data.sequence_length
@@ -139,8 +144,9 @@ def _projected(model: Any, config: Any, arguments: argparse.Namespace) -> str:
     read = TRAINING_MULTIPLE * tokens * gathered / 2 * BYTES_PER_PARAMETER / (arguments.bandwidth * 1e12 / 2)
     step = products + read + arguments.overhead / 1e3
     text = f"step {1e3 * step:.1f} ms (products {1e3 * products:.1f}, rows {1e3 * read:.1f})"
-    budget = config.training.budget
-    steps = budget.steps(tokens, TRAINING_MULTIPLE * costs.flops, float("inf")) if budget.unit != "epochs" else None
+    if config.training.max_epochs is not None:  # of a corpus that was not read
+        return text
+    steps = choose_budget(config.training, objective).steps(tokens, TRAINING_MULTIPLE * costs.flops, math.inf)
     return text if steps is None else f"{text}, {steps:,} steps in {steps * step / 3600:.2f} hours"
 
 
