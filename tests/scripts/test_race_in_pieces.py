@@ -22,6 +22,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace(tmp_path_factory.getbasetemp())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_text_that_has_moved(tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text = tmp_path / "train.txt"
     shutil.copy(tiny.root / "train.txt", text)
@@ -39,6 +40,7 @@ def test_a_run_goes_on_with_text_that_has_moved(tiny: Workspace, tmp_path: Path,
     assert same(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_piece_ends_in_time():
     stopping = (
         "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(9)); print(1, flush=True); time.sleep(60)"
