@@ -60,16 +60,17 @@ def _pool(processes: int, initializer: Callable | None, arguments: tuple) -> Ite
         )
         try:
             yield executor
-        except BrokenProcessPool as error:
+        except BaseException as error:
+            # what they are at may take minutes, and nobody wants it any more; where one was killed, Python 3.14
+            # waits for the others after a SIGTERM, which they ignore
+            for worker in list((executor._processes or {}).values()):
+                worker.kill()
+            if not isinstance(error, BrokenProcessPool):
+                raise
             raise UserError(
                 "a worker process was killed while preparing the data, most likely for want of memory: close other "
                 "programs or start fewer processes"
             ) from error
-        except BaseException:
-            # what they are at may take minutes, and nobody wants it any more
-            for worker in list((executor._processes or {}).values()):
-                worker.kill()
-            raise
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
