@@ -128,8 +128,10 @@ def path_text(name: str, value: object) -> str | None:
     """A path that the user typed, ``~`` filled in; a folder may well be called 2024.
 
     Raises:
-        UserError: the value is something else, such as nan.
+        UserError: the value is something else, such as nan, or has characters that no file name can have.
     """
+    if isinstance(value, str) and not _encodable(value):
+        raise UserError(f"{name} must be a path, and no file can be called {value!r}: correct it")
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str) and value.startswith("~"):
@@ -137,6 +139,13 @@ def path_text(name: str, value: object) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UserError(f"{name} must be a path, not {value!r}: to call it that, write {name}=./{value}")
     return value or None
+
+
+def _encodable(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def absolute_paths(data: dict[str, Any]) -> None:

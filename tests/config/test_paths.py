@@ -20,6 +20,11 @@ def test_path_text(monkeypatch: pytest.MonkeyPatch):
     assert path_text("output_dir", "") is None and path_text("output_dir", None) is None
     with pytest.raises(UserError, match="output_dir must be a path, not nan"):
         path_text("output_dir", float("nan"))
+    for value in ("a\ud800", "a\0b"):
+        with pytest.raises(UserError, match="checkpoint must be a path, and no file can be called 'a"):
+            path_text("checkpoint", value)
+    # what a name that is not UTF-8 becomes in Python
+    assert path_text("checkpoint", "a\udcff") == "a\udcff"
 
 
 @pytest.mark.parametrize(
