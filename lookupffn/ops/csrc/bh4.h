@@ -15,57 +15,66 @@ struct Bh4 {
 };
 
 // out[t][c..] = in[t][:] @ w[:, c..] for MT tokens and NV vectors of columns.
-template <int NV, int MT>
-inline void product_strip(const float* in, int64_t in_ld, const float* w, int64_t block, float* out) {
-  vf sum[MT][NV];
+struct FloatStrip {
+  using In = float;
+  using Weight = float;
+
+  template <int NV, int MT>
+  static void run(const float* in, int64_t in_ld, const float* w, int64_t block, float* out) {
+    vf sum[MT][NV];
 #pragma GCC unroll 16
-  for (int t = 0; t < MT; t++)
+    for (int t = 0; t < MT; t++)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) sum[t][v] = vf{};
-  for (int64_t k = 0; k < block; k++, w += block) {
-    vf row[NV];
+      for (int v = 0; v < NV; v++) sum[t][v] = vf{};
+    for (int64_t k = 0; k < block; k++, w += block) {
+      vf row[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) row[v] = load(w + v * VL);
+      for (int v = 0; v < NV; v++) row[v] = load(w + v * VL);
 #pragma GCC unroll 16
-    for (int t = 0; t < MT; t++) {
-      const vf a = broadcast(in[t * in_ld + k]);
+      for (int t = 0; t < MT; t++) {
+        const vf a = broadcast(in[t * in_ld + k]);
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) sum[t][v] += a * row[v];
+        for (int v = 0; v < NV; v++) sum[t][v] += a * row[v];
+      }
     }
-  }
 #pragma GCC unroll 16
-  for (int t = 0; t < MT; t++)
+    for (int t = 0; t < MT; t++)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) store(out + t * block + v * VL, sum[t][v]);
-}
+      for (int v = 0; v < NV; v++) store(out + t * block + v * VL, sum[t][v]);
+  }
+};
 
-template <int NV, int MT>
-inline void product_rest(const float* in, int64_t in_ld, const float* w, int64_t block, float* out, int tokens) {
+template <class Strip, int NV, int MT>
+inline void product_rest(const typename Strip::In* in, int64_t in_ld, const typename Strip::Weight* w, int64_t block,
+                         float* out, int tokens) {
   if constexpr (MT > 0) {
-    if (tokens == MT) return product_strip<NV, MT>(in, in_ld, w, block, out);
-    return product_rest<NV, MT - 1>(in, in_ld, w, block, out, tokens);
+    if (tokens == MT) return Strip::template run<NV, MT>(in, in_ld, w, block, out);
+    return product_rest<Strip, NV, MT - 1>(in, in_ld, w, block, out, tokens);
   }
 }
 
-// out [tokens][block] = in [tokens][block of row stride in_ld] @ w [block][block].
-template <int NV, int MT>
-inline void block_product(const float* in, int64_t in_ld, const float* w, int64_t block, float* out, int tokens) {
+// out [tokens][block] = in [tokens][block of row stride in_ld] @ w [block][block], MT tokens and NV vectors of columns
+// at a time.
+template <class Strip, int NV, int MT>
+inline void strips_product(const typename Strip::In* in, int64_t in_ld, const typename Strip::Weight* w, int64_t block,
+                           float* out, int tokens) {
   for (int64_t c = 0; c < block; c += NV * VL) {
     int t = 0;
-    for (; t + MT <= tokens; t += MT) product_strip<NV, MT>(in + t * in_ld, in_ld, w + c, block, out + t * block + c);
-    product_rest<NV, MT - 1>(in + t * in_ld, in_ld, w + c, block, out + t * block + c, tokens - t);
+    for (; t + MT <= tokens; t += MT)
+      Strip::template run<NV, MT>(in + t * in_ld, in_ld, w + c, block, out + t * block + c);
+    product_rest<Strip, NV, MT - 1>(in + t * in_ld, in_ld, w + c, block, out + t * block + c, tokens - t);
   }
 }
 
 inline void block_product(const float* in, int64_t in_ld, const float* w, int64_t block, float* out, int tokens) {
 #if LFFN_VECTOR_BYTES == 64
-  if (block == 16) return block_product<1, 12>(in, in_ld, w, block, out, tokens);
-  if (block == 32) return block_product<2, 12>(in, in_ld, w, block, out, tokens);
-  return block_product<4, 6>(in, in_ld, w, block, out, tokens);
+  if (block == 16) return strips_product<FloatStrip, 1, 12>(in, in_ld, w, block, out, tokens);
+  if (block == 32) return strips_product<FloatStrip, 2, 12>(in, in_ld, w, block, out, tokens);
+  return strips_product<FloatStrip, 4, 6>(in, in_ld, w, block, out, tokens);
 #elif LFFN_VECTOR_BYTES == 32
-  return block_product<2, 6>(in, in_ld, w, block, out, tokens);
+  return strips_product<FloatStrip, 2, 6>(in, in_ld, w, block, out, tokens);
 #else
-  return block_product<4, 6>(in, in_ld, w, block, out, tokens);
+  return strips_product<FloatStrip, 4, 6>(in, in_ld, w, block, out, tokens);
 #endif
 }
 

@@ -22,54 +22,42 @@ inline void pack_pairs(const float* w, int64_t block, uint32_t* out) {
     for (int64_t c = 0; c < block; c++) *out++ = half(w[k * block + c]) | half(w[(k + 1) * block + c]) << 16;
 }
 
-template <int NV, int MT>
-inline void pairs_strip(const uint16_t* in, int64_t in_ld, const uint32_t* w, int64_t block, float* out) {
-  __m512 sum[MT][NV];
+// As FloatStrip, two rows of weights at a time.
+struct PairsStrip {
+  using In = uint16_t;
+  using Weight = uint32_t;
+
+  template <int NV, int MT>
+  static void run(const uint16_t* in, int64_t in_ld, const uint32_t* w, int64_t block, float* out) {
+    __m512 sum[MT][NV];
 #pragma GCC unroll 16
-  for (int t = 0; t < MT; t++)
+    for (int t = 0; t < MT; t++)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) sum[t][v] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < block; k += 2, w += block) {
-    __m512bh row[NV];
+      for (int v = 0; v < NV; v++) sum[t][v] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < block; k += 2, w += block) {
+      __m512bh row[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) row[v] = (__m512bh)_mm512_loadu_si512(w + v * VL);
+      for (int v = 0; v < NV; v++) row[v] = (__m512bh)_mm512_loadu_si512(w + v * VL);
 #pragma GCC unroll 16
-    for (int t = 0; t < MT; t++) {
-      int32_t pair;
-      std::memcpy(&pair, in + t * in_ld + k, sizeof pair);
-      const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
+      for (int t = 0; t < MT; t++) {
+        int32_t pair;
+        std::memcpy(&pair, in + t * in_ld + k, sizeof pair);
+        const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) sum[t][v] = _mm512_dpbf16_ps(sum[t][v], a, row[v]);
+        for (int v = 0; v < NV; v++) sum[t][v] = _mm512_dpbf16_ps(sum[t][v], a, row[v]);
+      }
     }
-  }
 #pragma GCC unroll 16
-  for (int t = 0; t < MT; t++)
+    for (int t = 0; t < MT; t++)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) _mm512_storeu_ps(out + t * block + v * VL, sum[t][v]);
-}
-
-template <int NV, int MT>
-inline void pairs_rest(const uint16_t* in, int64_t in_ld, const uint32_t* w, int64_t block, float* out, int tokens) {
-  if constexpr (MT > 0) {
-    if (tokens == MT) return pairs_strip<NV, MT>(in, in_ld, w, block, out);
-    return pairs_rest<NV, MT - 1>(in, in_ld, w, block, out, tokens);
+      for (int v = 0; v < NV; v++) _mm512_storeu_ps(out + t * block + v * VL, sum[t][v]);
   }
-}
-
-// As block_product.
-template <int NV, int MT>
-inline void pairs_product(const uint16_t* in, int64_t in_ld, const uint32_t* w, int64_t block, float* out, int tokens) {
-  for (int64_t c = 0; c < block; c += NV * VL) {
-    int t = 0;
-    for (; t + MT <= tokens; t += MT) pairs_strip<NV, MT>(in + t * in_ld, in_ld, w + c, block, out + t * block + c);
-    pairs_rest<NV, MT - 1>(in + t * in_ld, in_ld, w + c, block, out + t * block + c, tokens - t);
-  }
-}
+};
 
 inline void pairs_product(const uint16_t* in, int64_t in_ld, const uint32_t* w, int64_t block, float* out, int tokens) {
-  if (block == 16) return pairs_product<1, 16>(in, in_ld, w, block, out, tokens);
-  if (block == 32) return pairs_product<2, 12>(in, in_ld, w, block, out, tokens);
-  return pairs_product<4, 6>(in, in_ld, w, block, out, tokens);
+  if (block == 16) return strips_product<PairsStrip, 1, 16>(in, in_ld, w, block, out, tokens);
+  if (block == 32) return strips_product<PairsStrip, 2, 12>(in, in_ld, w, block, out, tokens);
+  return strips_product<PairsStrip, 4, 6>(in, in_ld, w, block, out, tokens);
 }
 
 // The last pass of a transform: as butterfly, the results rounded and written elsewhere.

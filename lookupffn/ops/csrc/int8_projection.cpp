@@ -53,22 +53,22 @@ Int8Projection::Int8Projection(const ProjectionWeights& weights, const float* bi
     matrix_ = pack_int8(ordered.data(), ordered_bias.data(), ordered_columns, depth_);
     return;
   }
-  bh4_ = folded_shape(weights);
-  size_ = weights.blocks * weights.block;
-  skip_ = 1.f - weights.alpha;
-  bias_ = Array<float>(columns_ + std::max<int64_t>(bh4_.padded(), VL));
+  Bh4 bh4 = folded_shape(weights);
+  bias_ = Array<float>(columns_ + std::max<int64_t>(bh4.padded(), VL));
   std::copy(bias, bias + columns_, bias_.data());
-  const int64_t matrices = bh4_.copies * 4 * bh4_.blocks, area = bh4_.block * bh4_.block;
+  const int64_t matrices = bh4.copies * 4 * bh4.blocks, area = bh4.block * bh4.block;
   folded_ = Array<float>(matrices * area);
   fold(weights, folded_.data());
 #if defined(LFFN_BF16_BH4)
   if (form_ == Form::bf16) {
     pairs_ = Array<uint32_t>(matrices * area / 2);
     for (int64_t i = 0; i < matrices; i++)
-      pack_pairs(folded_.data() + i * area, bh4_.block, pairs_.data() + i * area / 2);
+      pack_pairs(folded_.data() + i * area, bh4.block, pairs_.data() + i * area / 2);
     folded_ = {};
   }
 #endif
+  bh4.weight = folded_.data();
+  bh4_ = {bh4, weights.blocks * weights.block, 1.f - weights.alpha, bias_.data()};
 }
 
 int64_t Int8Projection::width() const {
@@ -77,7 +77,7 @@ int64_t Int8Projection::width() const {
 
 int64_t Int8Projection::parts() const {
   if (form_ == Form::int8) return matrix_.panels;
-  return size_ % VL ? 1 : bh4_.copies;  // else a copy writes a vector into the columns of the next one
+  return bh4_.size % VL ? 1 : bh4_.bh4.copies;  // else a copy writes a vector into the columns of the next one
 }
 
 Int8Projection::Rows Int8Projection::rows(const float* x, int64_t count, Scratch& memory) const {
@@ -101,16 +101,9 @@ Int8Projection::Rows Int8Projection::rows(const float* x, int64_t count, Scratch
     rows.scales = scales;
     return rows;
   }
-  const int64_t padded = bh4_.padded();
+  const int64_t padded = bh4_.bh4.padded();
   float* floats = memory.get<float>(count * padded * 3 / 2);
-  rows.floats = x;
-  if (depth_ != padded) {
-    rows.floats = floats;
-    for (int64_t t = 0; t < count; t++) {
-      std::copy(x + t * depth_, x + (t + 1) * depth_, floats + t * padded);
-      std::fill(floats + t * padded + depth_, floats + (t + 1) * padded, 0.f);
-    }
-  }
+  rows.floats = Input{x, false, depth_}.rows(0, count, padded, floats);
   if (form_ == Form::bf16) {
     uint16_t* halves = reinterpret_cast<uint16_t*>(floats + count * padded);
     for (int64_t i = 0; i < count * padded; i += VL) store_bf16(halves + i, load(rows.floats + i));
@@ -121,7 +114,7 @@ Int8Projection::Rows Int8Projection::rows(const float* x, int64_t count, Scratch
 
 void Int8Projection::run(const Int8Kernel& kernel, const Rows& rows, int64_t begin, int64_t end, float* z) const {
   if (form_ != Form::int8) {
-    if (parts() == 1) begin = 0, end = bh4_.copies;
+    if (parts() == 1) begin = 0, end = bh4_.bh4.copies;
     for (int64_t c = begin; c < end; c++) copy(rows, c, z);
     return;
   }
@@ -132,25 +125,22 @@ void Int8Projection::run(const Int8Kernel& kernel, const Rows& rows, int64_t beg
 
 void Int8Projection::copy(const Rows& rows, int64_t copy, float* z) const {
   static thread_local Scratch memory;
-  const int64_t padded = bh4_.padded(), block = bh4_.block, first = copy * size_, ld = width();
+  const int64_t padded = bh4_.bh4.padded(), block = bh4_.bh4.block, first = copy * bh4_.size, ld = width();
   const int tokens = static_cast<int>(rows.count);
   float* sums = memory.get<float>(2 * rows.count * padded);
+  float* other = sums + rows.count * padded;
   const float* h = sums;
 #if defined(LFFN_BF16_BH4)
   if (form_ == Form::bf16)
-    bh4_tile_bf16(pairs_.data() + copy * 2 * padded * block, bh4_.blocks, block, rows.halves, tokens,
-                  reinterpret_cast<uint16_t*>(sums + rows.count * padded), sums);
+    bh4_tile_bf16(pairs_.data() + copy * 2 * padded * block, bh4_.bh4.blocks, block, rows.halves, tokens,
+                  reinterpret_cast<uint16_t*>(other), sums);
 #endif
-  if (form_ == Form::float32) {
-    Bh4 bh4 = bh4_;
-    bh4.weight = folded_.data();
-    h = bh4_tile(bh4, copy, rows.floats, padded, tokens, sums, sums + rows.count * padded);
-  }
-  const int64_t last = std::min(size_, columns_ - first);
+  if (form_ == Form::float32) h = bh4_tile(bh4_.bh4, copy, rows.floats, padded, tokens, sums, other);
+  const int64_t last = std::min(bh4_.size, columns_ - first);
   for (int64_t t = 0; t < rows.count; t++)
     for (int64_t c = 0; c < last; c += VL)  // beyond the last column only room is written
-      store(z + t * ld + first + c, load(h + (c / block * tokens + t) * block + c % block) +
-                                        skip_ * load(rows.floats + t * padded + c) + load(bias_.data() + first + c));
+      store(z + t * ld + first + c,
+            mixed(bh4_, h + (c / block * tokens + t) * block + c % block, rows.floats + t * padded, c, first + c));
 }
 
 }  // namespace lookupffn

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "bh4.h"
+#include "codes.h"
 #include "int8_product.h"
 #include "prepared.h"
 
@@ -51,9 +51,7 @@ class LFFN_EXPORT Int8Projection {
   Form form_ = Form::int8;
   int64_t depth_ = 0, columns_ = 0;
   Int8Matrix matrix_;
-  Bh4 bh4_{};              // of folded_
-  int64_t size_ = 0;       // columns a copy gives
-  float skip_ = 0;         // weight of x in its mix with BH4(x)
+  Projection bh4_{};       // of folded_ and bias_
   Array<float> folded_;    // [copies][4][blocks][block][block]
   Array<uint32_t> pairs_;  // the same in bfloat16, pairs of rows
   Array<float> bias_;      // with room for a vector beyond
