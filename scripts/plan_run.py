@@ -23,7 +23,6 @@ import os
 import re
 import sys
 import time
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +56,9 @@ def main() -> None:
 
 def plan(arguments: argparse.Namespace) -> bool:
     """Prints the plan of every member; whether those that were rehearsed came out as planned."""
+    from lookupffn.config.data import masked_count
+    from lookupffn.training.step import micro_batches_each
+
     good = True
     names = _members(arguments.overrides)
     width = max(len(name) for name in names)
@@ -67,9 +69,9 @@ def plan(arguments: argparse.Namespace) -> bool:
         config = objective.config
         settings, L = config.training, config.data.sequence_length
         sizes = {
-            "sequences": settings.batch_size // settings.gradient_accumulation_steps,
+            "sequences": settings.batch_size // micro_batches_each(settings, 1),
             "length": L,
-            "masked": round(config.data.mask_rate * L),
+            "masked": masked_count(config.data.mask_rate, L),
             "precision": settings.precision,
         }
         here = arguments.rehearse
@@ -113,13 +115,14 @@ def _build(cfg: Any, vocabulary: int | None) -> tuple[Any, Any]:
 def _memory(model: Any, sizes: dict[str, Any], *, on_this_cpu: bool) -> dict[str, int]:
     """Bytes by column; as the operations of a GPU keep them, or those of this CPU."""
     from lookupffn.training.plan import OTHER, plan_memory
+    from lookupffn.training.step import plain_attention
 
-    eager = on_this_cpu and sizes["precision"] == "bf16"  # as the trainer has it
+    plain = plain_attention(sizes["precision"], "cpu" if on_this_cpu else "cuda")
     before = os.environ.get("LOOKUPFFN_BACKEND")
     if not on_this_cpu:
         os.environ["LOOKUPFFN_BACKEND"] = "reference"  # there are kernels for the CPU only
     try:
-        found = plan_memory(model, **sizes, attention="eager" if eager else "sdpa")
+        found = plan_memory(model, **sizes, attention="eager" if plain else "sdpa")
     finally:
         if not on_this_cpu:
             del os.environ["LOOKUPFFN_BACKEND"]
@@ -156,6 +159,7 @@ def _rehearse(model: Any, config: Any, sizes: dict[str, Any], memory: dict[str, 
     from torch.profiler import ProfilerActivity, profile
 
     from lookupffn.training.optimizer import build_optimizer
+    from lookupffn.training.plan import highest_allocated
 
     B, L, P = sizes["sequences"], sizes["length"], sizes["masked"]
     ids = torch.randint(model.config.vocab_size, (B, L))
@@ -175,20 +179,13 @@ def _rehearse(model: Any, config: Any, sizes: dict[str, Any], memory: dict[str, 
     seconds = step(ids)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step(ids)
-    measured = memory["weights"] + memory["Adam"] + _highest(profiler)
+    measured = memory["weights"] + memory["Adam"] + highest_allocated(profiler)
     off = memory["peak"] / measured - 1
     logger.info(
         "torch allocated %.2f GB at most, the plan is off by %+.1f%%; the process had %.2f GB; a micro-batch of %s "
         "tokens took %.1f s", measured / GB, 100 * off, _resident() / GB, f"{B * L:,}", seconds,
     )  # fmt: skip
     return abs(off) <= TOLERANCE
-
-
-def _highest(profiler: Any) -> int:
-    """Bytes that torch's allocator had given out at most, above where the profile began."""
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    return max(accumulate((event.nbytes() for event in events), initial=0))
 
 
 def _resident() -> int:

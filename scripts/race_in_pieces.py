@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lookupffn.cli.command_line import compose, composing, quoted, read_command_line, sweep_members
 from lookupffn.cli.launch import run_script
 from lookupffn.errors import UserError
+from lookupffn.runs.names import SUMMARY
 from lookupffn.signals import Interrupted
 from lookupffn.storage import read_json, to_json, write_atomically
 
@@ -135,7 +136,7 @@ def run(folder: Path, minutes: float, reserve: float) -> None:
         raise UserError(f"--reserve {reserve:g} must be above 0 and below --minutes {minutes:g}")
     settings = read_json(folder / SETTINGS)
     status = _train(_command(folder, settings), 60 * (minutes - reserve), 60 * reserve)
-    done = len(list((folder / RUNS).glob("*/summary.json")))
+    done = len(list((folder / RUNS).glob(f"*/{SUMMARY}")))
     logger.info("%d of %d members are finished", done, settings["members"])
     if done == settings["members"]:
         return

@@ -13,13 +13,12 @@ from lookupffn.layers import build_ffn
 from lookupffn.layers.base import FeedForward
 from lookupffn.profiling import passes
 from lookupffn.profiling.loops import WARM, Buffer, Loops, Way, loops
-from lookupffn.profiling.timing import by_turns
+from lookupffn.profiling.timing import BYTES, by_turns
 
 TABLES, ROWS, COLUMNS = 128, 256, 512
 _TOKENS = 256
 _LAYERS, _LAYER_ROWS = 4, 64
 _SECONDS = 45  # of gathers; each whole layer takes its own three seconds
-_TYPES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _pages(g: _Gathers) -> None:
 
 def _types(g: _Gathers) -> None:
     for tokens in (16, 2048):
-        for name, element in _TYPES.items():
+        for name, element in BYTES.items():
             g.add(f"type of tables, {tokens:,} tokens", name, replace(g.best, element=element), tokens)
 
 

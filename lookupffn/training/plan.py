@@ -9,9 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import profile
 from transformers import PreTrainedModel
 
 FLOAT, HALF = 4, 2
@@ -77,6 +79,17 @@ def plan_memory(
         activations={part: sequences * size for part, size in a_sequence.items()},
         logits=sequences * masked * model.config.vocab_size * (FLOAT + HALF * reduced),
     )
+
+
+def highest_allocated(profiler: profile) -> int:
+    """Bytes that torch's allocator had given out at most, above where the profile began.
+
+    Args:
+        profiler: of torch, finished, with ``profile_memory=True``.
+    """
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate((event.nbytes() for event in events), initial=0))
 
 
 def _kept_by_forward(

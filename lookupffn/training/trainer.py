@@ -36,7 +36,7 @@ from lookupffn.storage import finite, to_json, write_atomically
 from lookupffn.training.budget import Clock, budget_progress, choose_budget, training_flops_per_token
 from lookupffn.training.optimizer import build_optimizer, learning_rate
 from lookupffn.training.state import TrainState, restore, resume_point
-from lookupffn.training.step import StepResult, Updater, micro_batches_each
+from lookupffn.training.step import StepResult, Updater, micro_batches_each, plain_attention
 from lookupffn.training.tracking import Tracker
 
 # fp16 skips steps while it looks for a loss scale; this many in a row is no search any more
@@ -91,8 +91,7 @@ class Trainer:
             self.costs["ffn"], f"{self.costs['parameters']:,}", f"{self.costs['ffn_parameters']:,}",
             self.costs["ffn_flops_per_token"] / 1e6, objective.bar,
         )  # fmt: skip
-        if accelerator.device.type == "cpu" and settings.precision == "bf16":
-            # torch's fused attention takes 1.2 times a training step's time there, at lengths of 64 and 128
+        if plain_attention(settings.precision, accelerator.device.type):
             model.set_attn_implementation("eager")
         model.to(accelerator.device).train()
         optimizer = build_optimizer(model, self.config.optimizer, accelerator.device)

@@ -26,6 +26,18 @@ def _restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     root.handlers[:], root.level = handlers, level
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run_script(script: Path, *arguments: str, timeout: float) -> subprocess.CompletedProcess:
+    """In its own folder, and in a process of its own."""
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(
+        command, cwd=script.parent, capture_output=True, text=True, timeout=timeout, env=environment()
+    )
+
+
 def test_run_main_runs_and_leaves_nothing_behind(tmp_path: Path):
     seen = []
     run_main("train", lambda cfg: seen.append((cfg.ffn.name, sweep_member())), ["ffn=gemm"])
@@ -107,9 +119,7 @@ def test_members_run_by_other_engines(launcher: str, tmp_path: Path):
         "    run_main('train', main)\n"
     )
 
-    command = [sys.executable, str(script), "-m", f"hydra/launcher={launcher}", "ffn=gemm", "seed=1,2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment)
+    done = run_script(script, "-m", f"hydra/launcher={launcher}", "ffn=gemm", "seed=1,2", timeout=600)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "1 of the sweep's members failed, the first with: bad seed" in done.stderr
     assert {p.name for p in tmp_path.glob("*-True")} == {"gemm-2-True"}
@@ -135,11 +145,11 @@ def test_members_at_once_are_stopped_and_killed_and_go_on(tmp_path: Path):
         "if __name__ == '__main__':\n"
         "    run_main('train', main)\n"
     )
-    command = [sys.executable, str(script), "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2")
 
     def start() -> tuple[subprocess.Popen, list[int]]:
-        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+        command = [sys.executable, str(script), *arguments]
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment())
         begun = [tmp_path / f"begun-{seed}" for seed in (0, 1)]
         while not all(path.exists() and path.read_text() for path in begun):
             assert process.poll() is None
@@ -164,7 +174,7 @@ def test_members_at_once_are_stopped_and_killed_and_go_on(tmp_path: Path):
     assert status == 2 and error.count("a member's process was killed") == 1
 
     (tmp_path / "go").touch()
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    done = run_script(script, *arguments, timeout=120)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.glob("done-*")} == {"done-0", "done-1", "done-2"}
 
@@ -178,9 +188,7 @@ def test_optuna_minimises_what_train_returns(tmp_path: Path):
         "    return {'distance': abs(cfg.ffn.num_tables - 20), 'probes': cfg.ffn.num_probes}\n"
         "run_main('train', main, results=('distance', 'probes'))\n"
     )
-    command = [sys.executable, str(script), "-m", "experiment=optuna_lookup", "hydra.sweeper.n_trials=3"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    done = run_script(script, "-m", "experiment=optuna_lookup", "hydra.sweeper.n_trials=3", timeout=300)
     assert done.returncode == 0, done.stderr
     results = next(tmp_path.rglob("optimization_results.yaml")).read_text()
     assert "num_tables" in results and "solutions" in results
