@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -48,6 +49,9 @@ _ENGINES = {
     },
 }  # fmt: skip
 
+# Hydra raises all three
+_WRONG_OVERRIDE = (HydraException, OmegaConfBaseException, ValueError)
+
 Check = Callable[[DictConfig], object]
 
 
@@ -60,12 +64,14 @@ class Command:
         help: whether the user asks what there is to type.
         overrides: the settings given, and before them those of a sweep that an experiment holds.
         multirun: whether they are run for several values.
+        configs: of its runs, as far as they have been composed.
     """
 
     arguments: list[str]
     help: bool = False
     overrides: Sequence[Override] = ()
     multirun: bool = False
+    configs: Configs | None = None
 
 
 def read_command_line(
@@ -106,15 +112,13 @@ def read_command_line(
     with composing(config_dir):
         if multirun:
             overrides = [*_stored_sweep(config_name, overrides), *overrides]
-        members = [
-            (member, _check_member(config_name, member, config_dir))
-            for member in islice(sweep_members(overrides), CHECKED_MEMBERS)
-        ]
+        configs = Configs(config_name, config_dir)
+        members = [(member, configs.of(member)) for member in islice(sweep_members(overrides), CHECKED_MEMBERS)]
     if multirun and check is not None:
         swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
         for member, cfg in members:
             _check_values(check, cfg, " ".join(o.input_line for o in member if o.key_or_group in swept))
-    return Command(arguments, overrides=overrides, multirun=multirun)
+    return Command(arguments, overrides=overrides, multirun=multirun, configs=configs)
 
 
 @contextmanager
@@ -223,17 +227,38 @@ def _check_values(check: Check, cfg: DictConfig, member: str) -> None:
         raise UserError(f"{error} (in the sweep: {member})") from None
 
 
-def _check_member(config_name: str, overrides: list[Override], config_dir: Path) -> DictConfig:
-    """One run's config, or a ``UserError`` that names the nearest valid names where an override has an unknown one."""
-    known = groups(config_name, config_dir)
-    chosen = [o for o in overrides if o.key_or_group in known]
-    for override in chosen:
-        _check_choice(override, config_dir)
-    cfg = compose(config_name, [o.input_line for o in chosen])
-    for override in overrides:
-        if override not in chosen and not override.is_hydra_override():
-            _check_key(override, cfg, known)
-    return compose(config_name, [o.input_line for o in overrides])
+class Configs:
+    """The configs of one command's runs: files are read once for each choice of them, not for each run."""
+
+    def __init__(self, config_name: str, config_dir: Path = CONFIG_DIR) -> None:
+        """As for ``read_command_line``."""
+        self._name, self._dir = config_name, config_dir
+        self._groups = groups(config_name, config_dir)
+        self._chosen: dict[tuple[str, ...], DictConfig] = {}
+
+    def of(self, overrides: Sequence[Override]) -> DictConfig:
+        """One run's config; call it inside ``composing``.
+
+        Raises:
+            UserError: an override cannot be; it names the nearest valid names for an unknown one.
+        """
+        # of files, and what is Hydra's own
+        choosing = [o for o in overrides if o.key_or_group in self._groups or o.is_hydra_override()]
+        values = [o for o in overrides if o not in choosing]
+        lines = tuple(o.input_line for o in choosing)
+        if lines not in self._chosen:
+            for override in choosing:
+                if not override.is_hydra_override():
+                    _check_choice(override, self._dir)
+            self._chosen[lines] = compose(self._name, list(lines))
+        cfg = self._chosen[lines].copy()
+        for override in values:
+            _check_key(override, cfg, self._groups)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        except _WRONG_OVERRIDE as error:
+            raise UserError(one_line(error)) from None
+        return cfg
 
 
 def compose(config_name: str, lines: list[str], *, with_hydra: bool = False) -> DictConfig:
@@ -247,7 +272,7 @@ def compose(config_name: str, lines: list[str], *, with_hydra: bool = False) -> 
                 raise unknown_name(f"hydra/{part}", name, _ENGINES[part]) from None
             raise UserError(f"hydra/{part}={name} is not installed: pip install {_ENGINES[part][name]}") from None
         raise UserError(one_line(error)) from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises all three for overrides
+    except _WRONG_OVERRIDE as error:
         raise UserError(one_line(error)) from None
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lookupffn.cli.command_line import Command, compose, composing, expanded
+from lookupffn.cli.command_line import Command, Configs, compose, composing, expanded
 from lookupffn.cli.output import configure_logging
 from lookupffn.cli.parallel import JOBLIB, parent_of_member, stopping_together
 from lookupffn.cli.progress import noting_progress
@@ -125,7 +124,7 @@ def plan_sweep(config_name: str, command: Command, scratch: Path, results: Seque
     return Sweep(
         size=prod(counts) if all(counts) and _is_grid(config_name, command) else None,
         swept=tuple(override.get_key_element() for override in sweeping),
-        differing=tuple(_differing(config_name, command.overrides)),
+        differing=tuple(_differing(config_name, command)),
         results=tuple(results),
         folder=scratch / "members",
         pid=os.getpid(),
@@ -136,19 +135,20 @@ def _is_grid(config_name: str, command: Command) -> bool:
     return "._internal." in hydra_settings(config_name, command).sweeper["_target_"]
 
 
-def _differing(config_name: str, overrides: Sequence[Override]) -> list[str]:
+def _differing(config_name: str, command: Command) -> list[str]:
     """The settings that some swept override changes, all others being at their first value."""
     # imported here because a command that runs once can do without it, and without torch until it runs
     from lookupffn.runs.records import flatten
 
-    values = [found for override in overrides if (found := expanded(override))]
-    first = [found[0].input_line for found in values]
+    values = [found for override in command.overrides if (found := expanded(override))]
+    first = [found[0] for found in values]
+    configs = command.configs or Configs(config_name)
     # by setting and, for the options of a feed-forward, by its name: those of two are no difference between them
     seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     with composing():
         for place, found in enumerate(values):
             for override in found if len(found) > 1 else ():
-                config = _plain(compose(config_name, [*first[:place], override.input_line, *first[place + 1 :]]))
+                config = _plain(configs.of([*first[:place], override, *first[place + 1 :]]))
                 ffn = str(config.get("ffn", {}).get("name"))
                 for name, value in flatten(config):
                     seen[name][ffn if name.startswith("ffn.") else ""].add(repr(value))
