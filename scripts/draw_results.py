@@ -15,9 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from lookupffn.report.compare import compare_runs
-from lookupffn.runs.names import SUMMARY
-
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results")
 LATENCY = RESULTS / "latency.json"
@@ -25,6 +22,8 @@ LATENCY = RESULTS / "latency.json"
 
 def groups() -> list[str]:
     """The folders of results/runs/ with a finished run; the working directory is the repository's root."""
+    from lookupffn.runs.names import SUMMARY
+
     folders = sorted(path for path in (RESULTS / "runs").iterdir() if path.is_dir())
     return [folder.name for folder in folders if any(folder.rglob(SUMMARY))]
 
@@ -38,6 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Draws all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(arguments)
+
+    from lookupffn.report.compare import compare_runs
+
     os.chdir(ROOT)  # tables name runs by their paths
     for name in tqdm(groups(), desc="results", unit="group"):
         compare_runs([RESULTS / "runs" / name], RESULTS / name, latency=latency())

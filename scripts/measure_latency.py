@@ -18,32 +18,26 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lookupffn import UserError, build_ffn
+from lookupffn import UserError
 from lookupffn.cli.launch import run_script
-from lookupffn.config.data import data_settings
-from lookupffn.data import prepare_data
-from lookupffn.evaluation.latency import layers_runner, medians, module_inputs
-from lookupffn.models.loading import load_model, load_tokenizer
-from lookupffn.report.inference_times import identity
-from lookupffn.report.runs import Run, find_runs
-from lookupffn.runs.model_source import find_model
-from lookupffn.runs.names import MODEL
-from lookupffn.runs.summary import surroundings
-from lookupffn.storage import cache_root, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lookupffn.report.runs import Run
+
 
 logger = logging.getLogger(__name__)
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
     """One run for each feed-forward, the one with the lowest loss."""
+    from lookupffn.report.inference_times import identity
+
     best: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.loss, str(run.path))):
         best.setdefault(json.dumps(identity(run), sort_keys=True), run)
@@ -64,6 +58,16 @@ def trained(run: Run, tokens: int, cache: str | None) -> tuple[list[nn.Module], 
     Raises:
         UserError: the model is damaged.
     """
+    import numpy as np
+    import torch
+
+    from lookupffn.config.data import data_settings
+    from lookupffn.data import prepare_data
+    from lookupffn.evaluation.latency import module_inputs
+    from lookupffn.models.loading import load_model, load_tokenizer
+    from lookupffn.runs.model_source import find_model
+    from lookupffn.storage import cache_root
+
     source = find_model(run.path)
     model = load_model(source.folder).eval()
     folder = cache_root(cache or source.run_config.get("cache_dir"))
@@ -92,6 +96,13 @@ def measure(run: Run, tokens: int, repeat: int, cache: str | None) -> dict[str, 
     Raises:
         UserError: the run's model is damaged or its feed-forward cannot be built.
     """
+    import torch
+
+    from lookupffn import build_ffn
+    from lookupffn.evaluation.latency import layers_runner, medians
+    from lookupffn.report.inference_times import identity
+    from lookupffn.runs.names import MODEL
+
     what = identity(run)
     hidden, layers = what["hidden_size"], what["num_hidden_layers"]
     inputs, has_model = None, (run.path / MODEL).is_dir()
@@ -135,6 +146,13 @@ def main(arguments: list[str] | None = None) -> None:
         UserError: no runs, a damaged run, or an output that cannot be written.
     """
     args = parse(arguments)
+
+    import torch
+
+    from lookupffn.report.runs import find_runs
+    from lookupffn.runs.summary import surroundings
+    from lookupffn.storage import write_atomically
+
     if min(args.repeat, args.tokens, 1 if args.threads is None else args.threads) < 1:
         raise UserError("--repeat, --tokens and --threads must be at least 1")
     if not args.output.parent.is_dir() or args.output.is_dir():

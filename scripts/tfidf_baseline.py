@@ -12,22 +12,21 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 from tqdm import tqdm
 
-from lookupffn.config.data import task_settings
-from lookupffn.data.labelled import GLUE, Examples, LabelledData, load_task
+from lookupffn.config.data import GLUE_TASKS
 from lookupffn.errors import UserError
-from lookupffn.objectives.metrics import compute_metrics
-from lookupffn.storage import to_json, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    from sklearn.pipeline import Pipeline
+
+    from lookupffn.data.labelled import Examples, LabelledData
+
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 TUNING_FRACTION = 0.1
@@ -37,6 +36,11 @@ logger = logging.getLogger(__name__)
 
 def pipeline(columns: int, classes: bool, strength: float) -> Pipeline:
     """Features of each text column side by side, and a linear model."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import FeatureUnion, make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
     parts = [
         (
             f"text{number}",
@@ -60,6 +64,10 @@ def predictions(data: LabelledData, strength: float, split: Examples) -> np.ndar
 
 def score(section: dict[str, Any]) -> dict[str, Any]:
     """The metrics of every validation split, and the strength that was chosen."""
+    from lookupffn.config.data import task_settings
+    from lookupffn.data.labelled import load_task
+    from lookupffn.objectives.metrics import compute_metrics
+
     tuning = load_task(task_settings({**section, "tuning_fraction": TUNING_FRACTION}))
     held = tuning.splits["validation"]
     metric = tuning.metrics[0]
@@ -81,10 +89,13 @@ def main() -> None:
     """Prints the scores as JSON, and writes them where asked."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=sorted(GLUE))
+    parser.add_argument("task", choices=sorted(GLUE_TASKS))
     parser.add_argument("--data", help="folder of the official files; without it the Hugging Face hub")
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
+
+    from lookupffn.storage import to_json, write_atomically
+
     try:
         result = score({"name": arguments.task, "data": arguments.data})
     except UserError as error:

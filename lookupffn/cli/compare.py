@@ -17,14 +17,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lookupffn.cli.launch import run_script
-from lookupffn.report.compare import SORTS, compare_runs
-from lookupffn.report.inference_times import InferenceTimes, read_times, times_from
+
+if TYPE_CHECKING:
+    from lookupffn.report.inference_times import InferenceTimes
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
+    from lookupffn.report.compare import SORTS
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some at any depth")
     parser.add_argument(
@@ -55,6 +59,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(arguments: list[str] | None = None) -> None:
     """Compares, writes, says what came of it; raises a ``UserError`` where something is wrong."""
     args = parse(arguments)
+
+    from lookupffn.report.compare import compare_runs
+    from lookupffn.report.inference_times import read_times
+
     projected = [read_times(path) for path in args.projected]
     if args.hardware:
         projected += _projections(args.folders, args.hardware)
@@ -68,6 +76,7 @@ def run(arguments: list[str] | None = None) -> None:
 def _projections(folders: Sequence[Path], machines: Sequence[str]) -> list[InferenceTimes]:
     from lookupffn.cli.project_hardware import run_times
     from lookupffn.profiling.hardware import load_machine
+    from lookupffn.report.inference_times import times_from
     from lookupffn.report.runs import find_runs
 
     loaded = [load_machine(name) for name in machines]

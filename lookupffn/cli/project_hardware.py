@@ -6,20 +6,16 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lookupffn.config.race import without_race
 from lookupffn.errors import UserError
-from lookupffn.profiling.hardware import describe, load_machine, machine_of, names
-from lookupffn.profiling.machine import Machine
-from lookupffn.profiling.plots import plot_axes, plot_grid, plot_machines
-from lookupffn.profiling.project import any_seconds, axes, base_point, project, table
-from lookupffn.profiling.timing import Point
-from lookupffn.report.inference_times import identity
-from lookupffn.report.runs import Run, find_runs
-from lookupffn.storage import to_json, write_atomically
+
+if TYPE_CHECKING:
+    from lookupffn.profiling.machine import Machine
+    from lookupffn.report.runs import Run
+
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +36,11 @@ def project_hardware(cfg: DictConfig) -> None:
     Raises:
         UserError: a machine, model or feed-forward that cannot be, or an output that cannot be written.
     """
+    from lookupffn.config.race import without_race
+    from lookupffn.profiling.hardware import describe, load_machine, machine_of
+    from lookupffn.profiling.plots import plot_axes, plot_grid, plot_machines
+    from lookupffn.profiling.project import axes, base_point, project, table
+
     config = OmegaConf.to_container(without_race(cfg), resolve=True)
     if config["hardware_file"]:
         machine = load_machine(Path(config["hardware_file"]))
@@ -64,12 +65,17 @@ def project_hardware(cfg: DictConfig) -> None:
 
 def known_machines() -> list[Machine]:
     """All of configs/hardware/: measured and real ones by name, then hypothetical ones."""
+    from lookupffn.profiling.hardware import load_machine, names
+
     machines = [load_machine(name) for name in names()]
     return sorted(machines, key=lambda machine: ("measured datasheet hypothetical".index(machine.kind), machine.name))
 
 
 def _write_times(config: Mapping[str, Any], machine: Machine, threads: int) -> None:
     """The form of latency.json, for scripts/compare_runs.py --projected."""
+    from lookupffn.report.runs import find_runs
+    from lookupffn.storage import to_json, write_atomically
+
     if not config["output"]:
         raise UserError("runs= writes a file: name it by output=FILE.json")
     found = find_runs([Path(run) for run in _listed(config["runs"])])
@@ -99,6 +105,11 @@ def run_times(
         precision: "float32", "bfloat16" or "int8".
         threads: all cores of the machine if None.
     """
+    from lookupffn.profiling.project import any_seconds
+    from lookupffn.profiling.timing import Point
+    from lookupffn.report.inference_times import identity
+    from lookupffn.storage import to_json
+
     threads = machine.cores if threads is None else threads
     variants: dict[str, dict[str, Any]] = {}
     for run in runs:
