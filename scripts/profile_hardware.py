@@ -19,10 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupffn import UserError
 from lookupffn.cli.launch import run_script
-from lookupffn.profiling.machine import machine_from, read_yaml
-from lookupffn.profiling.measure import LARGEST, measure_machine
-from lookupffn.profiling.tables import differences, machine_table
-from lookupffn.storage import write_atomically
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +26,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="YAML", help="file to write")
     parser.add_argument("--name", help="what to call the machine (default: the processor's model name)")
-    parser.add_argument("--largest-mb", type=int, default=LARGEST >> 20, help="largest working set (default: 2048)")
+    parser.add_argument("--largest-mb", type=int, help="largest working set (default: 2048)")
     parser.add_argument("--compare", type=Path, metavar="YAML", help="an earlier profile: print what differs by 10%%")
     return parser.parse_args(arguments)
 
@@ -42,10 +38,17 @@ def main(arguments: list[str] | None = None) -> None:
         UserError: no compiler, too little memory, or an output that cannot be written.
     """
     args = parse(arguments)
+
+    from lookupffn.profiling.machine import machine_from, read_yaml
+    from lookupffn.profiling.measure import measure_machine
+    from lookupffn.profiling.tables import differences, machine_table
+    from lookupffn.storage import write_atomically
+
     if not args.output.parent.is_dir() or args.output.is_dir():
         raise UserError(f"cannot write {args.output}: give a file in a folder that exists")
     earlier = machine_from(read_yaml(args.compare), str(args.compare)) if args.compare else None
-    content = measure_machine(args.name, largest=args.largest_mb << 20)
+    more = {} if args.largest_mb is None else {"largest": args.largest_mb << 20}
+    content = measure_machine(args.name, **more)
     machine = machine_from(content, "the measured machine")
     try:
         write_atomically(args.output, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))

@@ -63,7 +63,7 @@ def test_a_small_profile_is_a_machine(quick, caplog):
 def test_the_script_prints_and_saves(monkeypatch, tmp_path, capsys):
     script = load_script("profile_hardware")
     content = synthetic().to_dict() | {"about": {"counters": "none here"}}
-    monkeypatch.setattr(script, "measure_machine", lambda name, largest: content | {"name": name})
+    monkeypatch.setattr(measure, "measure_machine", lambda name: content | {"name": name})
     path = tmp_path / "machine.yaml"
     script.main(["--output", str(path), "--name", "this one"])
     assert machine_from(yaml.safe_load(path.read_text()), str(path)).name == "this one"
