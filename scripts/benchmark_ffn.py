@@ -16,21 +16,22 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lookupffn import LookupRobertaConfig, LookupRobertaForMaskedLM, LookupRobertaModel, UserError, build_ffn
+from lookupffn import UserError
 from lookupffn.cli.launch import run_script
-from lookupffn.evaluation.latency import medians, runner
-from lookupffn.layers import ffn_names
-from lookupffn.profiling.timing import bytes_moved, dynamic_int8, machine_peaks
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lookupffn import LookupRobertaConfig
+
+# precisions, and torch's type of the inputs
+DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "int8": "float32"}
 T128 = {"num_tables": 128, "table_size": 256, "block_size": 64, "num_probes": 1}
 T64 = T128 | {"num_tables": 64, "num_probes": 2}
 
@@ -50,6 +51,10 @@ class Case:
 
 def prepared(module: nn.Module, case: Case) -> nn.Module:
     """The module in the case's type and mode."""
+    import torch
+
+    from lookupffn.profiling.timing import dynamic_int8
+
     if case.mode == "training":
         return module.train()
     module = module.eval()
@@ -58,18 +63,25 @@ def prepared(module: nn.Module, case: Case) -> nn.Module:
             module.quantize_tables()
             return module
         return dynamic_int8(module)
-    return module.to(DTYPES[case.dtype])
+    return module.to(getattr(torch, DTYPES[case.dtype]))
 
 
 def measure(case: Case, peaks: dict[str, float], repeat: int) -> dict[str, Any]:
     """Time one case and GEMM beside it."""
+    import torch
+
+    from lookupffn import build_ffn
+    from lookupffn.evaluation.latency import medians, runner
+    from lookupffn.profiling.timing import bytes_moved
+
     candidate = build_ffn(case.ffn, hidden_size=case.hidden_size, **case.options)
     cost = candidate.cost()
     moved = bytes_moved(candidate, case.tokens, case.dtype)
     modules = {"gemm": build_ffn("gemm", hidden_size=case.hidden_size), "candidate": candidate}
     # few tokens: new ones at every call, or their rows would wait in the cache
     calls = max(1, min(64, 512 // case.tokens))
-    inputs = [torch.randn(case.tokens, case.hidden_size).to(DTYPES[case.dtype]) for _ in range(calls)]
+    dtype = getattr(torch, DTYPES[case.dtype])
+    inputs = [torch.randn(case.tokens, case.hidden_size).to(dtype) for _ in range(calls)]
     if case.mode == "training":
         inputs = [x.requires_grad_() for x in inputs]
     functions = {name: runner(prepared(module, case), inputs, case.mode) for name, module in modules.items()}
@@ -89,6 +101,8 @@ def measure(case: Case, peaks: dict[str, float], repeat: int) -> dict[str, Any]:
 
 
 def _model_config(ffn: dict[str, Any], model: str) -> LookupRobertaConfig:
+    from lookupffn import LookupRobertaConfig
+
     path = Path(__file__).resolve().parents[1] / "configs" / "model" / f"{model}.yaml"
     values = yaml.safe_load(path.read_text())
     for key in ("name", "sequence_length"):
@@ -99,6 +113,11 @@ def _model_config(ffn: dict[str, Any], model: str) -> LookupRobertaConfig:
 
 def measure_encoder(repeat: int) -> dict[str, Any]:
     """The whole encoder `small` at sequences of 512, inference, lookup (T 128) against GEMM."""
+    import torch
+
+    from lookupffn import LookupRobertaModel
+    from lookupffn.evaluation.latency import medians, runner
+
     ids = torch.randint(5, 8192, (4, 512))
     functions = {}
     for name, ffn in (("gemm", {"name": "gemm"}), ("candidate", {"name": "lookup", **T128})):
@@ -110,6 +129,11 @@ def measure_encoder(repeat: int) -> dict[str, Any]:
 
 def measure_step(repeat: int, model_name: str = "mini", sequences: int = 64) -> dict[str, Any]:
     """What one step of train.py does at `mini`: forward, backward, clipping, fused AdamW."""
+    import torch
+
+    from lookupffn import LookupRobertaForMaskedLM
+    from lookupffn.evaluation.latency import medians
+
     functions, optimizers = {}, {}
     for name, ffn in (("gemm", {"name": "gemm"}), ("candidate", {"name": "lookup"})):
         config = _model_config(ffn, model_name)
@@ -208,7 +232,7 @@ def plot(results: list[dict[str, Any]], folder: Path) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ffn", nargs="+", choices=ffn_names(), default=["lookup"])
+    parser.add_argument("--ffn", nargs="+", metavar="NAME", default=["lookup"], help="as in configs/ffn")
     parser.add_argument("--hidden-size", nargs="+", type=int, help="measure these instead of the bars")
     parser.add_argument("--tokens", nargs="+", type=int, default=[8192])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
@@ -244,9 +268,14 @@ def cases(args: argparse.Namespace) -> list[Case]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, save, draw."""
     args = parse(arguments)
+    asked = cases(args)
+
+    import torch
+
+    from lookupffn.profiling.timing import machine_peaks
+
     if args.threads:
         torch.set_num_threads(args.threads)
-    asked = cases(args)
     peaks = machine_peaks(args.repeat)
     out = sys.stdout.write
     out(f"{torch.get_num_threads()} threads, torch {torch.__version__}; measured peaks: {peaks['gflops']:.0f} GFLOP/s,")

@@ -21,6 +21,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,17 +32,11 @@ from tqdm import tqdm
 
 from lookupffn import UserError
 from lookupffn.cli.launch import run_script
-from lookupffn.profiling import advice_check
-from lookupffn.profiling.attained import save
-from lookupffn.profiling.check import errors, fit, predictions, report
-from lookupffn.profiling.explain import Prediction
-from lookupffn.profiling.hardware import load_machine
-from lookupffn.profiling.loops import processors
-from lookupffn.profiling.machine import Machine
-from lookupffn.profiling.measure_points import measure
-from lookupffn.profiling.plots import plot_check
-from lookupffn.profiling.points import SEED, Measured, drawn, read_points, write_points
-from lookupffn.profiling.strategies import markdown, measure_strategies
+
+if TYPE_CHECKING:
+    from lookupffn.profiling.explain import Prediction
+    from lookupffn.profiling.machine import Machine
+    from lookupffn.profiling.points import Measured
 
 BATCH = 11  # points whose samples are explained together
 MODEL, HELD_OUT, ADVICE = "points-model.csv", "points-held-out.csv", "advice.csv"
@@ -51,8 +46,13 @@ FILES = {"model": (MODEL,), "held-out": (HELD_OUT,), "both": (MODEL, HELD_OUT)}
 TIME_IS_UP = "time is up: the same command goes on\n"
 
 
-def measure_points(folder: Path, count: int, budget: float, each: float, only: str = "both", seed: int = SEED) -> bool:
+def measure_points(folder: Path, count: int, budget: float, each: float, only: str, seed: int | None) -> bool:
     """Measures what is missing in a folder's files for ``budget`` seconds; returns whether all is there."""
+    from lookupffn.profiling.loops import processors
+    from lookupffn.profiling.measure_points import measure
+    from lookupffn.profiling.points import SEED, drawn, read_points, write_points
+
+    seed = SEED if seed is None else seed
     folder.mkdir(parents=True, exist_ok=True)
     cores = len(processors())
     both = dict(zip((MODEL, HELD_OUT), drawn(count, [1, cores] if cores > 1 else [1], seed), strict=True))
@@ -78,6 +78,8 @@ def measure_points(folder: Path, count: int, budget: float, each: float, only: s
 
 def measure_advice(folder: Path, machine: Machine, budget: float) -> bool:
     """Measures the cases of advice that are missing for ``budget`` seconds; returns whether all are there."""
+    from lookupffn.profiling import advice_check
+
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ADVICE
     done = advice_check.read_choices(path) if path.is_file() else []
@@ -97,7 +99,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("action", choices=["measure", "fit", "check", "advise", "strategies"])
     parser.add_argument("--folder", type=Path, help="where the measured points are")
     parser.add_argument("--points", type=int, default=99, help="how many to draw, a third of them held out (99)")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the draw and of what is held out (%(default)s)")
+    parser.add_argument("--seed", type=int, help="of the draw and of what is held out (default: profiling/points.py)")
     parser.add_argument("--only", choices=list(FILES), default="both", help="measure: which of the two files")
     parser.add_argument("--seconds", type=float, default=1e9, help="measure for as long as this, then stop")
     parser.add_argument("--each", type=float, default=1.0, help="seconds a point (1)")
@@ -109,6 +111,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """One of the actions."""
     args = parse(arguments)
+
+    from lookupffn.profiling import advice_check
+    from lookupffn.profiling.attained import save
+    from lookupffn.profiling.check import fit
+    from lookupffn.profiling.hardware import load_machine
+    from lookupffn.profiling.points import read_points
+    from lookupffn.profiling.strategies import markdown, measure_strategies
+
     if args.action == "strategies":
         with tqdm(desc="measuring", unit="part", total=3, file=sys.stderr) as bar:
             sys.stdout.write(markdown(measure_strategies(bar.update)))
@@ -140,6 +150,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def check(folder: Path, machine: Machine, held_out: bool, plot: Path | None) -> None:
     """Prints how far predictions are off, and draws them into a folder."""
+    from lookupffn.profiling.check import errors, predictions, report
+    from lookupffn.profiling.plots import plot_check
+    from lookupffn.profiling.points import read_points
+
     shown: list[tuple[Measured, Prediction, bool]] = []
     for name in (MODEL, EARLIER, HELD_OUT) if held_out else (MODEL,):
         if name != MODEL and not (folder / name).exists():

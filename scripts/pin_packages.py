@@ -4,18 +4,24 @@ python scripts/pin_packages.py                       # as installed: the new PIN
 python scripts/pin_packages.py --wheels folder       # compares wheels, of other platforms say, with PINNED
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lookupffn.data.corpus import packages
+if TYPE_CHECKING:
+    from lookupffn.data.corpus import packages
 
 
 def from_wheel(path: Path) -> packages.Package:
     """A package as its wheel holds it."""
+    from lookupffn.data.corpus import packages
+
     root = zipfile.Path(path)
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if packages.is_source(name))
@@ -28,6 +34,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheels", type=Path, help="folder of wheels to compare")
     arguments = parser.parse_args()
+
+    from lookupffn.data.corpus import packages
+
     if arguments.wheels is None:
         for name in packages.PINNED:
             package = packages.installed(name)

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,6 +105,8 @@ def lasting(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def contents(folder: Path) -> Iterator[tuple[str, Any]]:
     """Everything in a recorded folder that must not change, by name."""
+    from safetensors.torch import load_file
+
     for run in RUNS:
         path = folder / "runs" / run
         for number, line in enumerate((path / "metrics.jsonl").read_text().splitlines()):

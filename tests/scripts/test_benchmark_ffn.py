@@ -13,7 +13,9 @@ def script():
 
 @pytest.fixture
 def quick(script, monkeypatch):
-    monkeypatch.setattr(script, "machine_peaks", lambda repeat: {"gflops": 100.0, "read_gbs": 10.0, "copy_gbs": 10.0})
+    monkeypatch.setattr(
+        "lookupffn.profiling.timing.machine_peaks", lambda repeat: {"gflops": 100.0, "read_gbs": 10.0, "copy_gbs": 10.0}
+    )
     return script
 
 
