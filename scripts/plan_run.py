@@ -19,10 +19,10 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import os
 import re
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,19 +114,14 @@ def _build(cfg: Any, vocabulary: int | None) -> tuple[Any, Any]:
 
 def _memory(model: Any, sizes: dict[str, Any], *, on_this_cpu: bool) -> dict[str, int]:
     """Bytes by column; as the operations of a GPU keep them, or those of this CPU."""
+    from lookupffn.ops.backend import forced_backend
     from lookupffn.training.plan import OTHER, plan_memory
     from lookupffn.training.step import plain_attention
 
     plain = plain_attention(sizes["precision"], "cpu" if on_this_cpu else "cuda")
-    before = os.environ.get("LOOKUPFFN_BACKEND")
-    if not on_this_cpu:
-        os.environ["LOOKUPFFN_BACKEND"] = "reference"  # there are kernels for the CPU only
-    try:
+    # a GPU has no kernels
+    with nullcontext() if on_this_cpu else forced_backend("reference"):
         found = plan_memory(model, **sizes, attention="eager" if plain else "sdpa")
-    finally:
-        if not on_this_cpu:
-            del os.environ["LOOKUPFFN_BACKEND"]
-            os.environ.update({"LOOKUPFFN_BACKEND": before} if before is not None else {})
     kept = [found.activations.get(part, 0) for part in ("attention", "feed-forwards", "head", OTHER)]
     values = (found.weights, found.optimizer, found.gradients, found.copies, *kept, found.logits, found.peak)
     return dict(zip(COLUMNS, values, strict=True))

@@ -2,12 +2,13 @@
 
 An operation registers its implementations by backend name, each with a function that says why it declines arguments;
 ``select`` picks the fastest that does not. The environment variable LOOKUPFFN_BACKEND forces one: ``auto`` (the
-default), ``reference``, or ``cpu`` (the C++ kernels, compiled at first use).
+default), ``reference``, or ``cpu`` (the C++ kernels, compiled at first use); ``forced_backend`` does so for a block.
 """
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ _PREFERENCE = ("cpu", "reference")  # fastest first
 COMPOSITE = "composite"  # no backend: made of other operations, each of which chooses for itself
 _IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable, Declines]]] = {}
 _LOGGED: set[tuple[str, str, str]] = set()
+_forced: str | None = None
 
 
 def _never(*_: Any) -> None:
@@ -41,13 +43,28 @@ def register(operation: str, backend: str, function: Callable, declines: Decline
     _IMPLEMENTATIONS.setdefault(operation, {})[backend] = (function, declines)
 
 
+@contextmanager
+def forced_backend(name: str) -> Iterator[None]:
+    """Inside the block every operation of this process runs on one backend, whatever LOOKUPFFN_BACKEND says.
+
+    Args:
+        name: "auto", "reference" or "cpu".
+    """
+    global _forced
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
 def wanted_backend() -> str:
-    """The value of LOOKUPFFN_BACKEND.
+    """What ``forced_backend`` asks for, or else LOOKUPFFN_BACKEND.
 
     Raises:
         UserError: it names a backend that does not exist.
     """
-    wanted = os.environ.get("LOOKUPFFN_BACKEND", "auto")
+    wanted = os.environ.get("LOOKUPFFN_BACKEND", "auto") if _forced is None else _forced
     if wanted != "auto" and wanted not in _PREFERENCE:
         raise unknown_name("backend in LOOKUPFFN_BACKEND", wanted, ("auto", *_PREFERENCE))
     return wanted

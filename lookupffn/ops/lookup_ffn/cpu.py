@@ -41,8 +41,8 @@ def lookup_ffn(x_Md: Tensor, weights: LookupWeights) -> Tensor:
     return torch.ops.lookupffn.lookup_ffn.default(x_Md.contiguous(), *arguments(x_Md, weights))
 
 
-def arguments(x_Md: Tensor, weights: LookupWeights) -> tuple:
-    """What the operator takes after x."""
+def arguments(x_Md: Tensor, weights: LookupWeights, folded: Tensor | None = None) -> tuple:
+    """What the operator takes after x; ``folded``: the projection as ``fold_projection`` made it, if it was."""
     projection, projection_bias, scales = weights.projection, weights.projection_bias, weights.scales
     if projection.dim() == 2:
         projection, projection_bias = _as(projection, x_Md.dtype), _as(projection_bias, x_Md.dtype)
@@ -54,7 +54,7 @@ def arguments(x_Md: Tensor, weights: LookupWeights) -> tuple:
         _as(weights.bias, torch.float32),
         weights.alpha,
         weights.num_probes,
-        weights.prepared,
+        folded,
     )
 
 

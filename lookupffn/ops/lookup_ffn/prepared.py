@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NoReturn
 
 import torch
@@ -43,10 +42,10 @@ class PreparedLookup:
             self._arguments = self._prepare(example) if served else None
 
     def _prepare(self, example: Tensor) -> tuple:
-        w = self.weights
+        w, folded = self.weights, None
         if w.projection.dim() == 5:
-            w = replace(w, prepared=torch.ops.lookupffn.fold_projection(w.projection.detach().contiguous(), w.alpha))
-        return cpu.arguments(example, w)
+            folded = torch.ops.lookupffn.fold_projection(w.projection.detach().contiguous(), w.alpha)
+        return cpu.arguments(example, w, folded)
 
     def _takes(self, x_Md: Tensor) -> bool:
         return (

@@ -20,7 +20,6 @@ class LookupWeights:
         alpha: weight of BH4(x) against x itself.
         num_probes: N.
         normaliser: what the softmax of the scores runs over, see ``hash_scores``.
-        prepared: what ``prepare`` made of the projection, for weights that no longer change.
     """
 
     projection: Tensor
@@ -31,4 +30,3 @@ class LookupWeights:
     alpha: float
     num_probes: int
     normaliser: str = "all"
-    prepared: Tensor | None = None

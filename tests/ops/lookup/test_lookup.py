@@ -41,6 +41,18 @@ def test_backend_variable(monkeypatch):
 
 
 @pytest.mark.usefixtures("kernels")
+def test_a_backend_for_a_block(monkeypatch):
+    ffn, x = build_ffn("lookup", hidden_size=32, num_probes=5), torch.randn(9, 32)
+    monkeypatch.setenv("LOOKUPFFN_BACKEND", "cpu")
+    with backend.forced_backend("reference"):
+        with pytest.raises(UserError, match="5 probes"), backend.forced_backend("cpu"):
+            ffn(x)
+        ffn(x)
+    with pytest.raises(UserError, match="5 probes"):
+        ffn(x)
+
+
+@pytest.mark.usefixtures("kernels")
 def test_the_cpu_backend_trains(monkeypatch):
     ffn = build_ffn("lookup", hidden_size=32)
     x = torch.randn(9, 32)
