@@ -115,7 +115,7 @@ def _build(cfg: Any, vocabulary: int | None) -> tuple[Any, Any]:
 def _memory(model: Any, sizes: dict[str, Any], *, on_this_cpu: bool) -> dict[str, int]:
     """Bytes by column; as the operations of a GPU keep them, or those of this CPU."""
     from lookupffn.ops.backend import forced_backend
-    from lookupffn.training.plan import OTHER, plan_memory
+    from lookupffn.profiling.training_memory import OTHER, plan_memory
     from lookupffn.training.step import plain_attention
 
     plain = plain_attention(sizes["precision"], "cpu" if on_this_cpu else "cuda")
@@ -154,7 +154,7 @@ def _rehearse(model: Any, config: Any, sizes: dict[str, Any], memory: dict[str, 
     from torch.profiler import ProfilerActivity, profile
 
     from lookupffn.training.optimizer import build_optimizer
-    from lookupffn.training.plan import highest_allocated
+    from lookupffn.profiling.training_memory import highest_allocated
 
     B, L, P = sizes["sequences"], sizes["length"], sizes["masked"]
     ids = torch.randint(model.config.vocab_size, (B, L))

@@ -7,6 +7,7 @@ import torch
 import yaml
 from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
+from transformers import RobertaConfig
 
 from lookupffn.cli.choices import CONFIG_DIR, race_members
 from lookupffn.cli.command_line import composing
@@ -74,23 +75,44 @@ def test_every_model_with_every_default_ffn(ffn: str, model: str):
     check(resolved("train", f"ffn={ffn}", f"model={model}"))
 
 
-@pytest.mark.parametrize("projection", ["bh4", "dense", "gemm"])
-def test_paper_configuration(projection: str):
-    config = resolved("train", f"experiment=paper_small_512_{projection}")
-    model, optimizer, training = config["model"], config["optimizer"], config["training"]
-    expected_ffn = {"num_tables": 128, "table_size": 256, "init": "paper", "num_probes": 1, "projection": projection}
-    expected_ffn |= {"block_size": 64, "alpha": 0.7} if projection == "bh4" else {}
-    ffn = {"name": "gemm"} if projection == "gemm" else {"name": "lookup", **expected_ffn}
-    assert config["ffn"] | ffn == config["ffn"]
-    sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_positions")
-    assert [model[key] for key in (*sizes, "sequence_length")] == [4, 512, 8, 2048, 512, 512]
-    assert model["hidden_dropout_prob"] == model["attention_probs_dropout_prob"] == 0.1
-    assert model["layer_norm_eps"] == 1e-5
-    assert (config["data"]["name"], config["data"]["mask_rate"]) == ("wikipedia", 0.15)
-    assert config["tokenizer"] == {"name": "pretrained", "path": "roberta-base"}
-    assert (optimizer["lr"], optimizer["betas"], optimizer["eps"]) == (1e-4, [0.9, 0.98], 1e-6)
-    assert (optimizer["weight_decay"], optimizer["schedule"], optimizer["warmup_steps"]) == (0.01, "linear", 10_000)
-    assert (training["batch_size"], training["max_steps"], training["precision"]) == (256, 250_000, "fp16")
+def test_the_papers_models_differ_in_their_feed_forward_alone():
+    configs = {name: resolved("train", f"experiment=paper_small_512_{name}") for name in ("bh4", "dense", "gemm")}
+    options = {name: config.pop("ffn") for name, config in configs.items()}
+    assert configs["bh4"] == configs["dense"] == configs["gemm"]
+    assert options["dense"] == {**options["bh4"], "projection": "dense"}
+    built = {}
+    for name, ffn in options.items():
+        ffn = {key: value for key, value in ffn.items() if value is not None}
+        with torch.device("meta"):
+            built[name] = build_ffn(ffn.pop("name"), hidden_size=configs[name]["model"]["hidden_size"], **ffn)
+    d, tables, bits = 512, 128, 8
+    neurons, sums, biases = 4 * d, tables * d, tables * bits + d
+    table = tables * 2**bits * d
+    # two copies of four factors of 8 blocks of 64 x 64 make 128 x 8 bits of 512 numbers
+    blocks = 2 * 4 * 8 * 64 * 64
+    assert {name: sum(p.numel() for p in ffn.parameters()) for name, ffn in built.items()} == {
+        "gemm": 2 * d * neurons + neurons + d,
+        "bh4": blocks + biases + table,
+        "dense": d * tables * bits + biases + table,
+    }
+    flops = {name: ffn.cost().flops_by_part for name, ffn in built.items()}
+    assert flops["bh4"]["gather"] == flops["dense"]["gather"] == 2 * sums
+    assert flops["dense"]["projection"] == 2 * d * tables * bits
+    assert 2 * blocks <= flops["bh4"]["projection"] < 1.01 * 2 * blocks
+    assert built["gemm"].cost().flops == 2 * 2 * d * neurons
+
+
+def test_the_paper_trains_and_starts_as_roberta():
+    """What RoBERTa's own defaults in transformers say of the model, and what follows from the numbers of the run."""
+    config = resolved("train", "experiment=paper_small_512_gemm")
+    theirs = RobertaConfig()
+    run = read_run(config)
+    ours = build_model_config(run.model, run.ffn, run.transformers)
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_act", "initializer_range"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.intermediate_size == 4 * ours.hidden_size and ours.hidden_size == 64 * ours.num_attention_heads
+    training = config["training"]
+    assert training["batch_size"] * training["max_steps"] * config["data"]["sequence_length"] == 32_768_000_000
 
 
 def dataclass_of(group: str, name: str) -> type:

@@ -27,6 +27,9 @@ NEVER = {
     "models": {"data", "runs"},
     "report": {"models", "layers", "ops"},
 }
+# what the trainer must not know: it is handed an Objective
+TASKS = ("lookupffn.objectives.mlm", "lookupffn.objectives.classification", "lookupffn.objectives.perplexity",
+         "lookupffn.data", "lookupffn.models.modeling", "lookupffn.models.heads")  # fmt: skip
 SOURCES = sorted(path for top in ("lookupffn", "scripts", "tests") for path in (ROOT / top).rglob("*.py"))
 
 
@@ -82,6 +85,19 @@ def test_imports_run_downward(module: str):
             continue
         assert floor(other) < floor(own), f"{module} imports {imported}, which is not on a floor below"
         assert other not in NEVER.get(own, ()), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("lookupffn.ops.")])
+def test_a_backend_never_imports_its_public_face(module: str):
+    package, _, name = module.rpartition(".")
+    if name in ("cpu", "reference", "operator", "weights"):
+        assert package not in set(imports(MODULES[module], at_start=False))
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("lookupffn.training.")])
+def test_the_trainer_knows_no_task(module: str):
+    if module != "lookupffn.training.finetuning":  # an entry point, which chooses the objective
+        assert not [name for name in imports(MODULES[module], at_start=False) if name.startswith(TASKS)]
 
 
 def test_no_circle():

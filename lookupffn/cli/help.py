@@ -57,7 +57,7 @@ def help_text(config_name: str, command: str) -> str:
     """
     with composing():
         cfg = compose(config_name, [])
-    lines = [_first_comment(CONFIG_DIR / f"{config_name}.yaml", whole=True), ""]
+    lines = [_first_comment(CONFIG_DIR / f"{config_name}.yaml", every_line=True), ""]
     lines += [f"usage: {command} [-m] [GROUP=CHOICE ...] [SETTING=VALUE ...]", ""]
     lines += ["  " + example.format(command=command) for example in _EXAMPLES.get(config_name, ())]
     lines += ["", "Groups, and what to choose for each (* unless told otherwise):"]
@@ -94,7 +94,7 @@ def _defaults(config_name: str) -> dict[str, str]:
     return {str(key): str(entry[key]) for entry in entries if OmegaConf.is_dict(entry) for key in entry}
 
 
-def _first_comment(path: Path, *, whole: bool = False) -> str:
+def _first_comment(path: Path, *, every_line: bool = False) -> str:
     """The first line, or all lines, of the comment that a YAML begins with."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -102,7 +102,7 @@ def _first_comment(path: Path, *, whole: bool = False) -> str:
             break
         if not line.startswith("# @"):
             found.append(line.removeprefix("#").strip())
-    return "\n".join(found) if whole else re.sub(":$", ".", "".join(found[:1]))
+    return "\n".join(found) if every_line else re.sub(":$", ".", "".join(found[:1]))
 
 
 def _own_settings(config_name: str) -> dict[str, str]:

@@ -109,8 +109,8 @@ class LookupRobertaForSequenceClassification(_OnLookupEncoder, RobertaPreLayerNo
     def _loss(self, logits: Tensor, labels: Tensor, items: Items) -> Tensor:
         config = self.config
         if config.problem_type is None:
-            whole = labels.dtype in (torch.long, torch.int)
-            several = "single_label_classification" if whole else "multi_label_classification"
+            integers = labels.dtype in (torch.long, torch.int)
+            several = "single_label_classification" if integers else "multi_label_classification"
             config.problem_type = "regression" if config.num_labels == 1 else several
         if config.problem_type == "single_label_classification":
             return super()._loss(logits, labels, items)

@@ -75,14 +75,14 @@ def _check_header(file: Path) -> None:
         raise ValueError(f"the header of {file.name} has {size:,} bytes, more than any model's of this kind")
 
 
-def check_shapes(folder: Path, cls: type[PreTrainedModel], config: PreTrainedConfig, *, whole: bool = True) -> None:
+def check_shapes(folder: Path, cls: type[PreTrainedModel], config: PreTrainedConfig, *, complete: bool = True) -> None:
     """Compares a folder's weights with the model that a config describes.
 
     Args:
         folder: of the weights.
         cls: what the model is.
         config: of the model.
-        whole: every weight must be there; otherwise the model may have others, such as a new head, and fewer layers.
+        complete: every weight must be there; otherwise the model may have others, such as a new head, and fewer layers.
 
     Raises:
         UserError: they do not belong together, or cannot be read.
@@ -92,7 +92,7 @@ def check_shapes(folder: Path, cls: type[PreTrainedModel], config: PreTrainedCon
     stored = {name.removeprefix(prefix): shape for name, shape in stored_shapes(folder).items()}
     layers = len({match[1] for name in stored if (match := _LAYER.search(name))})
     wanted = config.num_hidden_layers
-    if wanted > layers or (whole and wanted != layers):
+    if wanted > layers or (complete and wanted != layers):
         raise UserError(f"{folder}: config.json says {wanted} layers, the weights {layers}")
     try:
         with torch.device("meta"):
@@ -107,7 +107,7 @@ def check_shapes(folder: Path, cls: type[PreTrainedModel], config: PreTrainedCon
             )
     tied = {name.removeprefix(prefix) for name in getattr(model, "all_tied_weights_keys", ())}
     absent = [name for name in described if name not in stored and name not in tied]
-    if whole and absent:
+    if complete and absent:
         raise UserError(f"{folder}: {len(absent)} weights are missing, the first {absent[0]}")
     elements = sum(described[name].numel() for name in absent)
     if elements > _NEW_ELEMENTS:
@@ -124,7 +124,7 @@ def check_local_folder(path: str | Path | None, cls: type[PreTrainedModel], conf
         return
     check_files(folder)
     held = config if isinstance(config, PreTrainedConfig) else load_model_config(folder)
-    check_shapes(folder, cls, held, whole=False)
+    check_shapes(folder, cls, held, complete=False)
 
 
 def lay_out_as_new(model: PreTrainedModel) -> None:

@@ -182,12 +182,12 @@ class Objective(ABC):
         """
 
 
-def model_costs(model: PreTrainedModel, whole: Cost) -> dict[str, Any]:
+def model_costs(model: PreTrainedModel, total: Cost) -> dict[str, Any]:
     """Cost and parameters of a model with a feed-forward of ours, and of GEMM feed-forwards in its place.
 
     Args:
         model: a LookupRoberta with any head.
-        whole: cost of one token in all of it.
+        total: cost of one token in all of it.
     """
     ffn, gemm = model.ffn_cost(), model.gemm_ffn_cost()
     options = dict(model.config.ffn)
@@ -202,8 +202,8 @@ def model_costs(model: PreTrainedModel, whole: Cost) -> dict[str, Any]:
         "ffn_flops_per_token": ffn.flops,
         "ffn_flops_per_token_per_layer": ffn.flops / layers,
         "gemm_ffn_flops_per_token": gemm.flops,
-        "model_flops_per_token": whole.flops,
-        "parameters_touched": whole.parameters_touched,
+        "model_flops_per_token": total.flops,
+        "parameters_touched": total.parameters_touched,
         "ffn_parameters_touched": ffn.parameters_touched,
         "ffn_parameters": sum(p.numel() for ffn in feed_forwards for p in ffn.parameters()),
         "parameters": sum(p.numel() for p in model.parameters()),

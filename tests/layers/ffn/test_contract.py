@@ -1,5 +1,6 @@
 """What every registered feed-forward must do."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -97,6 +98,22 @@ def test_empty_and_non_contiguous_inputs(name):
     assert ffn(torch.zeros(0, 32)).shape == (0, 32)
     x = torch.randn(32, 6).T
     assert torch.allclose(ffn(x), ffn(x.contiguous()), atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_ffn
+def test_a_gpu_gives_the_same(name):
+    ffn, x = build_ffn(name, hidden_size=64).eval(), torch.randn(300, 64)
+    there = copy.deepcopy(ffn).cuda()
+    with torch.no_grad():
+        expected, got = ffn(x), there(x.cuda()).cpu()
+    # the code of a token near a hyperplane may be another there
+    far = (got - expected).norm(dim=-1) > 1e-3 * expected.norm(dim=-1)
+    assert got.isfinite().all() and far.sum() <= 3
+    y = there.train()(x.cuda().requires_grad_())
+    sum(there.auxiliary_losses().values(), y.square().mean()).backward()
+    assert all(p.grad.is_cuda and p.grad.isfinite().all() for p in there.parameters())
 
 
 @every_ffn

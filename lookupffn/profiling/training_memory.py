@@ -1,4 +1,4 @@
-"""What a training step needs of memory, by its terms: so that a run's size can be chosen before there is a machine.
+"""What a step of masked language modelling needs of memory, by its terms, before there is a machine to try it on.
 
 Dimensions: B sequences a micro-batch, L tokens a sequence, P masked tokens a sequence, V vocabulary.
 """

@@ -5,7 +5,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lookupffn.models import LookupRobertaConfig, LookupRobertaForMaskedLM
-from lookupffn.training.plan import highest_allocated, plan_memory
+from lookupffn.profiling.training_memory import highest_allocated, plan_memory
 
 SIZES = {"length": 32, "masked": 5}
 
