@@ -153,8 +153,8 @@ def _rehearse(model: Any, config: Any, sizes: dict[str, Any], memory: dict[str, 
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from lookupffn.training.optimizer import build_optimizer
     from lookupffn.profiling.training_memory import highest_allocated
+    from lookupffn.training.optimizer import build_optimizer
 
     B, L, P = sizes["sequences"], sizes["length"], sizes["masked"]
     ids = torch.randint(model.config.vocab_size, (B, L))
