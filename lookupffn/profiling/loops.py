@@ -14,14 +14,15 @@ import numpy as np
 
 from lookupffn.errors import UserError
 from lookupffn.ops.build import BuildError, Sources
-from lookupffn.ops.library import NativeLibrary
+from lookupffn.ops.library import CSRC, NativeLibrary
 
 READ, WRITE, COPY = 0, 1, 2
+ORDERS = ("token by token", "table by table", "in slices")
+ROW_ROUNDS = 11
 LINE = 64
-WARM = 2  # rounds of csrc/timing.h that do not count
 _CACHES = 256 << 20  # bytes: more than any cache holds
 
-_LIBRARY = NativeLibrary(Sources("profiling", Path(__file__).parent / "csrc"))
+_LIBRARY = NativeLibrary(Sources("profiling", Path(__file__).parent / "csrc", (CSRC,)))
 
 
 def processors() -> list[int]:
@@ -57,8 +58,9 @@ class Way:
 
     Attributes:
         element: bytes a number: 4 float32, 2 bfloat16, 1 int8.
-        table_major: all tokens read a table before the next; else a token reads all its rows before the next token,
-            as int8 does in any case.
+        order: of ``ORDERS``: a token reads all its rows before the next token, as int8 does in any case; or all
+            tokens read a table before the next; or so from copies of tables, some columns wide, that fit the
+            second-level cache, where nothing is prefetched.
         ahead: rows between a prefetch and its use, 0 for none.
         level: the cache that prefetching fills.
         threads: how many.
@@ -66,7 +68,7 @@ class Way:
     """
 
     element: int = 4
-    table_major: bool = True
+    order: str = "table by table"
     ahead: int = 4
     level: int = 2
     threads: int = 1
@@ -80,6 +82,7 @@ class Loops:
         self._library = library
         cpus = processors()
         self.cores = len(cpus)
+        self.warm = library.warm_rounds()  # of a measurement, which do not count
         # pinning is Linux's; elsewhere the loops ignore it
         library.set_processors((ctypes.c_int * len(cpus))(*cpus), len(cpus))
 
@@ -101,9 +104,15 @@ class Loops:
         rounds = max(3, min(25, _CACHES // size))
         return 1e-9 * self._library.stream_rate(buffer.address, size, threads, operation, rounds)
 
-    def rows(self, buffer: Buffer, size: int, row: int, threads: int, ahead: int, level: int = 2) -> float:
+    def rows(
+        self, buffer: Buffer, size: int, row: int, threads: int, ahead: int, level: int = 2, rounds: int = ROW_ROUNDS
+    ) -> float:
         """Bytes of rows read at random in the first ``size`` bytes; prefetched ``ahead`` rows before, to L1 or L2."""
-        return 1e-9 * self._library.row_rate(buffer.address, size, row, threads, ahead, level, 11)
+        return 1e-9 * self._library.row_rate(buffer.address, size, row, threads, ahead, level, rounds)
+
+    def rows_a_round(self, row: int) -> int:
+        """How many rows of some bytes ``rows`` reads in each of its rounds, a thread."""
+        return self._library.rows_a_round(row)
 
     def latency(self, buffer: Buffer, size: int) -> float:
         """Nanoseconds of a read that waits for the read before it."""
@@ -128,13 +137,13 @@ class Loops:
             ValueError: the tables do not fit the buffer, or there are no codes beyond those that warm up.
         """
         rounds, tables, tokens = codes.shape
-        if rounds <= WARM:
-            raise ValueError(f"codes of more than {WARM} rounds are needed, not {rounds}")
+        if rounds <= self.warm:
+            raise ValueError(f"codes of more than {self.warm} rounds are needed, not {rounds}")
         if tables * rows * columns * way.element > buffer.size:
             raise ValueError("the buffer is too small for the tables")
         return self._library.gather_seconds(
             *(buffer.address, codes.ctypes.data, tables, rows, columns, tokens, way.element),
-            *(way.table_major, way.ahead, way.level, way.threads, way.by_columns, rounds - WARM),
+            *(ORDERS.index(way.order), way.ahead, way.level, way.threads, way.by_columns, rounds - self.warm),
         )
 
     @contextmanager
@@ -190,10 +199,12 @@ def library() -> ctypes.CDLL:
             real,
             [pointer, pointer, *[size] * 4, integer, integer, size, *[integer] * 4],
         ),
+        "rows_a_round": (size, [size]),
+        "warm_rounds": (integer, []),
         "sampler_start": (None, [integer]),
         "sampler_stop": (None, []),
-        "sampler_bucket": (None, [integer]),
-        "sampler_take": (size, [pointer, pointer, size]),
+        "sampler_keep": (None, [integer]),
+        "sampler_take": (size, [pointer, size]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(loaded, name)

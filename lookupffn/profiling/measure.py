@@ -61,7 +61,7 @@ def measure_machine(
         buffers = {pages: stack.enter_context(measured.buffer(sizes[-1], pages == "huge")) for pages in PAGES}
         tasks = _arithmetic(measured) | _memory(measured, buffers, sizes) | _calls(measured)
         with tqdm(total=passes.LEAST * len(tasks), desc="measuring", disable=not progress, file=sys.stderr) as bar:
-            found = passes.in_passes(tasks, seconds=seconds, bar=bar)
+            found = passes.in_passes([partial(_named, *task) for task in tasks.items()], seconds=seconds, bar=bar)
     unsettled = [key for key, rates in found.items() if not passes.settled(rates)]
     if work.share > _BUSY:
         logger.warning(
@@ -84,7 +84,7 @@ def measure_machine(
         "unsettled": [" ".join(map(str, key)) for key in unsettled],
         "instructions": instructions,
         "latency_small_pages_ns": [rounded(1 / passes.value(found["latency", "small", size])) for size in _fine(sizes)],
-        "counters": system.counters_reason() or _counted(),
+        "counters": system.counters_reason() or _counted(measured),
     }
     return machine.to_dict() | {"about": about}
 
@@ -153,6 +153,10 @@ def _calls(measured: Loops) -> Tasks:
     for name, function in smallest_calls().items():
         tasks["call", name] = _inverse(partial(_median_us, function))
     return tasks
+
+
+def _named(key: tuple, measure: Callable[[], float]) -> dict[tuple, float]:
+    return {key: measure()}
 
 
 def _inverse(measure: Callable[[], float]) -> Callable[[], float]:
@@ -272,9 +276,10 @@ def _median_us(function: Callable[[], Any], repeat: int = 200) -> float:
     return 1e6 * statistics.median(times)
 
 
-def _counted() -> dict[str, float]:
-    """Hardware counts a row of 2 KB read at random out of 64 MB, by perf: with reads less without."""
-    command = [sys.executable, "-m", "lookupffn.profiling.rows_alone", str(64 << 20), "2048"]
-    rows = 200_000
-    with_reads, without = system.count([*command, str(rows)]), system.count([*command, "0"])
-    return {name: round((with_reads[name] - without.get(name, 0)) / rows, 3) for name in with_reads}
+def _counted(measured: Loops, size: int = 64 << 20, row: int = 2048) -> dict[str, float]:
+    """Hardware counts by perf of a row read at random: those of many rounds less those of few."""
+    few, many = 1, 201
+    command = [sys.executable, "-m", "lookupffn.profiling.rows_alone", str(size), str(row)]
+    before, after = (system.count([*command, str(rounds)]) for rounds in (few, many))
+    rows = (many - few) * measured.rows_a_round(row)
+    return {name: round((after[name] - before[name]) / rows, 3) for name in after.keys() & before.keys()}

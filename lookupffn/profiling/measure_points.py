@@ -6,9 +6,10 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,14 +17,14 @@ from torch import Tensor
 
 from lookupffn.layers import build_ffn
 from lookupffn.layers.base import FeedForward
-from lookupffn.profiling import sampling, system
+from lookupffn.profiling import passes, sampling
 from lookupffn.profiling.points import GEMM_PARTS, Measured
 from lookupffn.profiling.timing import Point, by_turns, in_precision, input_type
 
 logger = logging.getLogger(__name__)
 
-_PASSES, _MOST_PASSES = 3, 6
-_DISTURBED = 0.05
+_PASSES = 3
+_MOST_TIME = 2  # times that of the passes, while some figures do not agree
 _COUNTED_TOKENS = 2048
 _MORE_INPUTS = 3
 _MOST_INPUT_BYTES = 64 << 20
@@ -32,7 +33,7 @@ _MOST_INPUT_BYTES = 64 << 20
 def measure(
     points: Sequence[Point], *, seconds: float = 1.0, parts: bool = True, progress: Callable[[], Any] = int
 ) -> list[Measured]:
-    """Times lookup and GEMM at some points, in passes over all of them; the best pass of each counts.
+    """Times lookup and GEMM at some points, in passes over all of them; more of those that do not repeat.
 
     Args:
         points: where; all their weights are in memory together.
@@ -47,9 +48,9 @@ def measure(
     for point in points:
         benches.append(Bench(point))
         progress()
-    _in_passes(benches, seconds, parts)
+    best = _in_passes(benches, seconds, parts)
     shares = sampling.part_shares([bench.samples for bench in benches]) if parts else [{} for _ in benches]
-    return [bench.measured(found) for bench, found in zip(benches, shares, strict=True)]
+    return [bench.measured(best, found) for bench, found in zip(benches, shares, strict=True)]
 
 
 def measure_lookups(points: Sequence[Point], *, seconds: float = 0.3) -> list[float]:
@@ -60,34 +61,32 @@ def measure_lookups(points: Sequence[Point], *, seconds: float = 0.3) -> list[fl
         seconds: how long to go on at each.
     """
     benches = [Bench(point, gemm=False) for point in points]
-    _in_passes(benches, seconds, False)
-    return [bench.best["lookup"] for bench in benches]
+    best = _in_passes(benches, seconds, False)
+    return [best[bench, "lookup"] for bench in benches]
 
 
-def _in_passes(benches: Sequence[Bench], seconds: float, parts: bool) -> None:
-    """A pass that other work disturbed is made again, a few times."""
-    undisturbed = 0
-    for done in range(1, _MOST_PASSES + 1):
-        with system.OtherWork() as work:
-            for bench in benches:
-                bench.run(seconds / _PASSES, parts)
-        undisturbed += work.share < _DISTURBED
-        if undisturbed == _PASSES or (done >= _PASSES and not seconds):
-            return
-    logger.warning("%d of %d passes were disturbed by other work", _MOST_PASSES - undisturbed, _MOST_PASSES)
+def _in_passes(benches: Sequence[Bench], seconds: float, parts: bool) -> dict[tuple[Bench, str], float]:
+    """Seconds a call of the lookup, and of GEMM, of each."""
+    found = passes.in_passes(
+        [partial(bench.rates, seconds / _PASSES, parts) for bench in benches],
+        seconds=_MOST_TIME * seconds * len(benches),
+        least=_PASSES,
+    )
+    unsettled = sum(not passes.settled(rates) for rates in found.values())
+    if unsettled and seconds:
+        logger.warning("%d of %d times did not repeat within %.0f%%", unsettled, len(found), 100 * passes.AGREE)
+    return {key: 1 / passes.value(rates) for key, rates in found.items()}
 
 
 class Bench:
     """A point's lookup and GEMM with new weights and inputs, ready to be timed.
 
     Attributes:
-        best: seconds a call of each, of the best pass.
         samples: of the lookup's program counter, all passes.
     """
 
     def __init__(self, point: Point, *, gemm: bool = True) -> None:
         self.point = point
-        self.best: dict[str, float] = {}
         self.samples: Counter[int] = Counter()
         self._steps = [0.0] * len(GEMM_PARTS)
         self._turn = itertools.count()
@@ -105,8 +104,8 @@ class Bench:
                 for _ in range(4):  # folds weights, moves tables to huge pages
                     self._lookup(self._inputs[0])
 
-    def run(self, seconds: float, parts: bool) -> None:
-        """A pass: both by turns."""
+    def rates(self, seconds: float, parts: bool) -> dict[tuple[Bench, str], float]:
+        """Calls a second of the lookup and GEMM, by turns."""
         calls = _calls_of(self.point)
         with _threads(self.point.threads), torch.inference_mode():
             functions: dict[str, Callable[[], Any]] = {"lookup": lambda: self._lookup_calls(parts)}
@@ -116,20 +115,24 @@ class Bench:
                 found = by_turns(functions, seconds=seconds, least=4)
             else:
                 functions["steps"] = self._gemm_steps
+                self._lookup(self._inputs[0])  # starts all threads
                 with sampling.sampling():
                     found = by_turns(functions, seconds=seconds, least=4)
                     self.samples += sampling.samples()
-        for name, value in found.items():
-            self.best[name] = min(self.best.get(name, float("inf")), value / calls)
+        return {(self, name): calls / found[name] for name in functions if name != "steps"}
 
-    def measured(self, shares: dict[str, float]) -> Measured:
-        """What was found, with a lookup's time shared out among its parts."""
-        parts = {part: share * self.best["lookup"] for part, share in shares.items()}
-        total = sum(self._steps)
-        for part, step in zip(GEMM_PARTS, self._steps, strict=True):
-            if total:
-                parts[part] = self.best["gemm"] * step / total
-        return Measured(self.point, self.entropy, self.best["lookup"], self.best["gemm"], parts)
+    def measured(self, best: Mapping[tuple[Bench, str], float], shares: Mapping[str, float]) -> Measured:
+        """What was found, the times shared out among the parts.
+
+        Args:
+            best: seconds a call, of "lookup" and "gemm".
+            shares: of the lookup's parts.
+        """
+        lookup, gemm, total = best[self, "lookup"], best[self, "gemm"], sum(self._steps)
+        parts = {part: share * lookup for part, share in shares.items()}
+        if total:
+            parts |= {part: gemm * step / total for part, step in zip(GEMM_PARTS, self._steps, strict=True)}
+        return Measured(self.point, self.entropy, lookup, gemm, parts)
 
     def _next(self) -> list[Tensor]:
         """The inputs of a turn, one after another and round again."""

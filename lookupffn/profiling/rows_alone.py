@@ -1,19 +1,15 @@
-"""Read rows at random and nothing else, for perf to count: python -m lookupffn.profiling.rows_alone BYTES ROW ROWS."""
+"""Read rows at random and little else, for perf to count: python -m lookupffn.profiling.rows_alone BYTES ROW ROUNDS."""
 
 import sys
 
 from lookupffn.profiling.loops import loops
 
 
-def main(size: int, row: int, rows: int) -> None:
-    """Reads at least ``rows`` rows of ``row`` bytes out of ``size`` bytes on huge pages."""
+def main(size: int, row: int, rounds: int) -> None:
+    """Some rounds of reading rows of ``row`` bytes out of ``size`` bytes on huge pages, by one thread."""
     measured = loops()
     with measured.buffer(size, True) as buffer:
-        done = 0
-        while done < rows:
-            # two attempts at least, of 22 rounds
-            measured.rows(buffer, size, row, 1, 4)
-            done += 2 * 22 * max(2048, min(32768, (4 << 20) // row))
+        measured.rows(buffer, size, row, 1, 4, rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ from lookupffn.ops.library import KERNELS
 from lookupffn.profiling.loops import library
 
 PARTS = ("projection", "transform", "hash", "gather", "packing", "call")
-_INTERVAL_US = 1000
+_INTERVAL_US = 250
 _MOST = 1 << 18
 
 # innermost function first; what none of these names is the call
 _FUNCTIONS = (
     (
         r"product_strip|product_rest|block_product|tile_product|project_digits|split_tokens|project_on_tiles|"
-        r"run_vnni512|run_amx|strip256|dispatch_rows|int8_product|quantize|pairs_|Int8Projection",
+        r"run_vnni512|run_amx|strip256|Strip512|^run$|dispatch_rows|int8_product|quantize|pairs_|Int8Projection",
         "projection",
     ),
     (r"butterfly|across_blocks", "transform"),
@@ -43,7 +43,9 @@ _FUNCTIONS = (
 
 @contextmanager
 def sampling() -> Iterator[None]:
-    """Takes samples while the block runs; ``part_shares`` tells what they show.
+    """Takes samples of the calling thread while the block runs; ``part_shares`` tells what they show.
+
+    It takes part in all parallel regions, so that its samples are shares of the time that passes.
 
     Raises:
         UserError: the loops cannot be compiled.
@@ -58,21 +60,20 @@ def sampling() -> Iterator[None]:
 @contextmanager
 def kept() -> Iterator[None]:
     """Samples count only inside of this."""
-    library().sampler_bucket(1)
+    library().sampler_keep(True)
     try:
         yield
     finally:
-        library().sampler_bucket(0)
+        library().sampler_keep(False)
 
 
 def samples() -> Counter[int]:
     """How often each address of the kernels' file was sampled since the last call; -1 is code outside of it.
 
-    Threads that wait for others in OpenMP's library do not count.
+    Waiting for other threads in OpenMP's library does not count.
     """
     counters = (ctypes.c_uint64 * _MOST)()
-    buckets = (ctypes.c_int32 * _MOST)()
-    taken = library().sampler_take(counters, buckets, _MOST)
+    taken = library().sampler_take(counters, _MOST)
     addresses = np.frombuffer(counters, dtype=np.uint64, count=taken)
     inside, waiting = (_offsets(addresses, name) for name in (str(KERNELS.path()), "libgomp"))
     return Counter(

@@ -12,7 +12,7 @@ import torch
 from lookupffn.layers import build_ffn
 from lookupffn.layers.base import FeedForward
 from lookupffn.profiling import passes
-from lookupffn.profiling.loops import WARM, Buffer, Loops, Way, loops
+from lookupffn.profiling.loops import Buffer, Loops, Way, loops
 from lookupffn.profiling.timing import BYTES, by_turns
 
 TABLES, ROWS, COLUMNS = 128, 256, 512
@@ -62,7 +62,7 @@ class _Gathers:
     ) -> None:
         """One way of a question; ``layers`` of them with the same tables one after another."""
         tables = TABLES if tables is None else tables
-        rounds = WARM + max(8, min(48, 4096 // tokens))
+        rounds = self.measured.warm + max(8, min(48, 4096 // tokens))
         codes = self.random.integers(0, rows, (rounds, tables, tokens), dtype=np.int32)
         measure = partial(self.measured.gather, self.small if small else self.huge, codes, way, rows, COLUMNS)
         self.rates[question, name] = lambda: 1e-6 * tokens / (layers * measure())
@@ -70,9 +70,14 @@ class _Gathers:
 
     def results(self) -> list[Result]:
         """All of them, measured in turn again and again."""
-        found = passes.in_passes(self.rates, seconds=_SECONDS)
+        measurements = [partial(_named, *rate) for rate in self.rates.items()]
+        found = passes.in_passes(measurements, seconds=_SECONDS)
         each = {key: 1 / passes.value(rates) for key, rates in found.items()}
         return [Result(*key, us, self.row_bytes[key] / us / 1e3) for key, us in each.items()]
+
+
+def _named(key: tuple[str, str], measure: Callable[[], float]) -> dict[tuple[str, str], float]:
+    return {key: measure()}
 
 
 def measure_strategies(progress: Callable[[], object] = int) -> list[Result]:
@@ -88,20 +93,26 @@ def measure_strategies(progress: Callable[[], object] = int) -> list[Result]:
     size = TABLES * ROWS * COLUMNS * 4
     with measured.buffer(size, True) as huge, measured.buffer(size, False) as small:
         gathers = _Gathers(measured, huge, small)
-        for question in (_orders, _prefetching, _pages, _types, _sharing_out, _batches, _layers):
+        for question in (_orders, _slices, _prefetching, _pages, _types, _sharing_out, _batches, _layers):
             question(gathers)
         results = gathers.results()
     progress()
-    for whole in (_slices, _precisions):
-        results += whole()
-        progress()
+    results += _precisions()
+    progress()
     return results
 
 
 def _orders(g: _Gathers) -> None:
     for tokens in (16, 256, 2048):
-        for name, major in (("table by table", True), ("token by token", False)):
-            g.add(f"order, {tokens:,} tokens", name, replace(g.best, table_major=major), tokens)
+        for order in ("table by table", "token by token"):
+            g.add(f"order, {tokens:,} tokens", order, replace(g.best, order=order), tokens)
+
+
+def _slices(g: _Gathers) -> None:
+    """Threads share out the columns of slices, as in the kernels."""
+    for tokens in (128, 512, 2048, 8192):
+        for name, way in (("whole rows", g.best), ("in slices", replace(g.best, order="in slices", by_columns=True))):
+            g.add(f"rows whole or in slices, {tokens:,} tokens", name, way, tokens)
 
 
 def _prefetching(g: _Gathers) -> None:
@@ -146,22 +157,6 @@ def _layers(g: _Gathers) -> None:
 def _lookup() -> FeedForward:
     options = {"num_tables": TABLES, "table_size": ROWS, "num_probes": 1, "block_size": 32}
     return build_ffn("lookup", hidden_size=COLUMNS, **options).eval()
-
-
-def _slices() -> list[Result]:
-    """The kernels themselves: whole rows for few tokens, columns of tables in slices for many."""
-    ffn = _lookup()
-    x = torch.randn(2048, COLUMNS)
-
-    def calls(tokens: int) -> Callable[[], None]:
-        def run() -> None:
-            for part in x.split(tokens):
-                ffn(part)
-
-        return run
-
-    ways = {"whole rows (16 calls of 128)": calls(128), "slices (1 call of 2,048)": calls(2048)}
-    return _by_turns("slices or whole rows, 2,048 tokens", ways, 2048)
 
 
 def _precisions() -> list[Result]:

@@ -1,11 +1,12 @@
 import logging
+import subprocess
 
 import pytest
 import yaml
 
 from lookupffn import UserError
 from lookupffn.ops.build import BuildError, find_compiler
-from lookupffn.profiling import measure, system
+from lookupffn.profiling import measure, rows_alone, system
 from lookupffn.profiling.loops import library, loops, processors
 from lookupffn.profiling.machine import machine_from
 from lookupffn.profiling.timing import by_turns
@@ -26,7 +27,10 @@ needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler"
 @pytest.fixture
 def quick(monkeypatch):
     """One pass, and few sizes of rows."""
-    monkeypatch.setattr("lookupffn.profiling.passes.in_passes", lambda tasks, **_: {k: [f()] for k, f in tasks.items()})
+    monkeypatch.setattr(
+        "lookupffn.profiling.passes.in_passes",
+        lambda measurements, **_: {key: [rate] for measure in measurements for key, rate in measure().items()},
+    )
     monkeypatch.setattr(measure, "ROWS", (64, 4096))
     monkeypatch.setattr(measure, "smallest_calls", lambda: {"gemm": int, "lookup": int, "operator": int})
     monkeypatch.setattr(system, "other_work", lambda: 0.5)
@@ -109,3 +113,26 @@ def test_turns():
     calls = []
     seconds = by_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=0, least=3)
     assert calls == ["a", "b"] * 4 and seconds.keys() == {"a", "b"}
+
+
+def test_counts_of_perf(monkeypatch):
+    """perf as it prints with -x,: the counts of few rounds are taken from those of many."""
+    printed = []
+
+    def perf(command, **_):
+        rounds = int(command[-1])
+        lines = [f"{1000 + 50 * rounds * 100},,cycles:u,1,100.00,,", "<not supported>,,cache-misses,0,100.00,,"]
+        printed.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "\n".join(lines))
+
+    class Rows:
+        rows_a_round = staticmethod(lambda row: 100)
+
+    monkeypatch.setattr(system.subprocess, "run", perf)
+    assert measure._counted(Rows()) == {"cycles": 50}
+    assert all(command[:2] == ["perf", "stat"] for command in printed)
+
+
+@needs_compiler
+def test_rows_are_read_alone():
+    rows_alone.main(1 << 22, 2048, 2)

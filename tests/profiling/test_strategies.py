@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lookupffn.profiling import strategies
-from lookupffn.profiling.loops import Way, loops
+from lookupffn.profiling.loops import ORDERS, Way, loops
 from tests.profiling.test_measure import needs_compiler
 
 
@@ -12,7 +12,7 @@ def test_gathers_of_every_kind_run():
     codes = np.random.default_rng(0).integers(0, 16, (4, 4, 24), dtype=np.int32)
     with measured.buffer(1 << 20, False) as buffer:
         for element in (4, 2, 1):
-            for way in (Way(element), Way(element, table_major=False, ahead=0), Way(element, level=1, ahead=3)):
+            for way in (Way(element), *(Way(element, order=order, ahead=0) for order in ORDERS), Way(level=1, ahead=3)):
                 assert 0 < measured.gather(buffer, codes, way, 16, 128) < 1
         for by_columns in (False, True):
             assert measured.gather(buffer, codes, Way(threads=measured.cores, by_columns=by_columns), 16, 128) > 0

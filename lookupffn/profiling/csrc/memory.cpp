@@ -126,12 +126,14 @@ LFFN_EXPORT double stream_rate(char* data, int64_t bytes, int threads, int opera
   return double(threads) * part * passes / seconds;
 }
 
+LFFN_EXPORT int64_t rows_a_round(int64_t row) { return std::clamp<int64_t>((4 << 20) / row, 2048, 32768); }
+
 // Bytes a second of reading rows of `row` bytes (64, 128 or a multiple of 256) at random out of the first `bytes` of a
 // buffer, all threads out of the same. No two rounds read the same rows: a large working set would else be a smaller
 // one. `ahead`: rows between a prefetch and its use, 0 for none; level: the cache that prefetching fills, 1 or 2.
 LFFN_EXPORT double row_rate(const char* data, int64_t bytes, int64_t row, int threads, int64_t ahead, int level,
                             int rounds) {
-  const int64_t rows = bytes / row, reads = std::clamp<int64_t>((4 << 20) / row, 2048, 32768);
+  const int64_t rows = bytes / row, reads = rows_a_round(row);
   std::vector<uint32_t> index((rounds + WARM) * threads * reads);
   Random random;
   for (auto& i : index) i = random(rows);

@@ -1,64 +1,80 @@
-// Where the processor's time goes: the program counter, a few hundred times a second of processor time.
-#include <signal.h>
-#include <sys/time.h>
-#include <ucontext.h>
-
+// Where a thread's time goes: its program counter, some thousand times a second. Linux only: elsewhere no samples.
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #include "timing.h"
+
+#if defined(__linux__)
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+#if !defined(sigev_notify_thread_id)
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+#endif
 
 namespace {
 
 constexpr int64_t MOST = 1 << 20;
 uint64_t counters[MOST];
-int32_t buckets[MOST];
 std::atomic<int64_t> taken{0};
-std::atomic<int32_t> current{0};
+std::atomic<bool> keeping{false};
+
+#if defined(__linux__)
+timer_t timer;
 
 void sample(int, siginfo_t*, void* context) {
-  const int32_t bucket = current.load(std::memory_order_relaxed);
-  if (!bucket) return;
+  if (!keeping.load(std::memory_order_relaxed)) return;
   uint64_t at = 0;
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(__x86_64__)
   at = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
-#elif defined(__linux__) && defined(__aarch64__)
+#elif defined(__aarch64__)
   at = static_cast<ucontext_t*>(context)->uc_mcontext.pc;
 #else
   (void)context;
 #endif
   const int64_t i = taken.fetch_add(1, std::memory_order_relaxed);
-  if (i < MOST) counters[i] = at, buckets[i] = bucket;
+  if (i < MOST) counters[i] = at;
 }
-
-void every(long microseconds) {
-  const itimerval interval{{0, microseconds}, {0, microseconds}};
-  setitimer(ITIMER_PROF, &interval, nullptr);
-}
+#endif
 
 }  // namespace
 
-LFFN_EXPORT void sampler_start(int microseconds) {
+// Samples the calling thread from now on. A timer of its own: those of processor time know milliseconds only.
+LFFN_EXPORT void sampler_start([[maybe_unused]] int microseconds) {
+  taken = 0;
+#if defined(__linux__)
   struct sigaction action{};
   action.sa_sigaction = sample;
   action.sa_flags = SA_SIGINFO | SA_RESTART;
   sigaction(SIGPROF, &action, nullptr);
-  taken = 0;
-  every(microseconds);
+  sigevent event{};
+  event.sigev_notify = SIGEV_THREAD_ID;
+  event.sigev_signo = SIGPROF;
+  event.sigev_notify_thread_id = static_cast<pid_t>(syscall(SYS_gettid));
+  if (timer_create(CLOCK_MONOTONIC, &event, &timer)) return;
+  const itimerspec interval{{0, microseconds * 1000L}, {0, microseconds * 1000L}};
+  timer_settime(timer, 0, &interval, nullptr);
+#endif
 }
 
 LFFN_EXPORT void sampler_stop() {
-  every(0);
+#if defined(__linux__)
+  timer_delete(timer);
   signal(SIGPROF, SIG_IGN);
+#endif
 }
 
-// What is being done now; samples of bucket 0 are not kept.
-LFFN_EXPORT void sampler_bucket(int bucket) { current = bucket; }
+// Whether samples are kept from now on.
+LFFN_EXPORT void sampler_keep(int keep) { keeping = keep; }
 
 // Copies the samples since the start and forgets them; returns how many.
-LFFN_EXPORT int64_t sampler_take(uint64_t* to_counters, int32_t* to_buckets, int64_t most) {
+LFFN_EXPORT int64_t sampler_take(uint64_t* to, int64_t most) {
   const int64_t count = std::min({taken.load(), most, MOST});
-  std::copy(counters, counters + count, to_counters);
-  std::copy(buckets, buckets + count, to_buckets);
+  std::copy(counters, counters + count, to);
   taken = 0;
   return count;
 }

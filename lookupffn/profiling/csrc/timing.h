@@ -15,19 +15,15 @@
 #include <immintrin.h>
 #endif
 
+#include "simd.h"
+
 #define LFFN_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace profiling {
 
-#if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64;
-#elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32;
-#else
-constexpr int VECTOR_BYTES = 16;
-#endif
-constexpr int VL = VECTOR_BYTES / sizeof(float);
-typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
+using lookupffn::vf;
+using lookupffn::VL;
+constexpr int VECTOR_BYTES = LFFN_VECTOR_BYTES;
 
 // Keeps a value alive and unknown to the optimiser.
 template <class T>
