@@ -75,7 +75,7 @@ def trained(run: Run, tokens: int, cache: str | None) -> tuple[list[nn.Module], 
         settings = data_settings(source.run_config["data"])
         data = prepare_data(settings, load_tokenizer(source.folder), folder, splits=("validation",))
     except UserError as error:
-        logger.warning("%s: random inputs, for its text cannot be had (%s)", run.path, error)
+        logger.warning("%s: random inputs are used, because its text is not available (%s)", run.path, error)
         return model.feed_forwards(), None
     sequences = -(-tokens // data.validation.sequence_length)
     # a small split is read again from its start

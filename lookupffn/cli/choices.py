@@ -71,7 +71,7 @@ def _variants(config_dir: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         variants = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(RACE) or {}
         for name, options in variants.items():
             if name in seen:
-                raise UserError(f"{path}: {name} is a member of the race in {seen[name]} too; call it otherwise")
+                raise UserError(f"{path}: {name} is a member of the race in {seen[name]} too; give it another name")
             seen[name] = path
             yield ffn, name, options or {}
 

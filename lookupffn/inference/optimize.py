@@ -48,7 +48,7 @@ def _encoder(base: nn.Module, lm_head: nn.Module | None, precision: str) -> Nati
         try:
             return NativeEncoder(base, lm_head)
         except Declined as reason:
-            logger.warning("int8 inference is not to be had, float32 runs instead: %s", reason)
+            logger.warning("int8 inference is not available here, float32 runs instead: %s", reason)
     return TorchEncoder(base, lm_head, torch.bfloat16 if precision == "bfloat16" else torch.float32)
 
 

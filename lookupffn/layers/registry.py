@@ -63,7 +63,7 @@ def ffn_class(name: str) -> type[FeedForward]:
             f"ffn {name!r} cannot be imported from {point.value}: {' '.join(str(error).split())}"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, FeedForward) and cls.name == name):
-        raise UserError(f"{point.value} is no FeedForward of the name {name!r}, as its entry point says")
+        raise UserError(f"{point.value} is not a FeedForward of the name {name!r}, which its entry point promises")
     return cls
 
 

@@ -168,7 +168,7 @@ def build_model_config(
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         field = _FIELD.search(reason)
-        raise UserError(f"model{f'.{field[1]}' if field else ''} cannot be that: {reason}") from None
+        raise UserError(f"model{f'.{field[1]}' if field else ''} has a value that it cannot have: {reason}") from None
 
 
 def fit_tokenizer(config: LookupRobertaConfig, tokenizer: PreTrainedTokenizerBase) -> LookupRobertaConfig:
@@ -202,4 +202,4 @@ def load_model_config(folder: Path) -> LookupRobertaConfig:
     except UserError:
         raise
     except Exception as error:  # whatever transformers makes of a config that it did not write
-        raise UserError(f"{folder / 'config.json'} describes no model ({first_line(error)})") from None
+        raise UserError(f"{folder / 'config.json'} does not describe a model ({first_line(error)})") from None

@@ -131,7 +131,7 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
 
         Args:
             precision: "float32", "bfloat16", or "int8" (weights rounded once, activations at every call; attention in
-                bfloat16). Where int8 cannot be had a warning says why, and float32 runs.
+                bfloat16). Where int8 is not available a warning says why, and float32 runs.
 
         Raises:
             UserError: another precision.

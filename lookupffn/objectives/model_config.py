@@ -54,7 +54,7 @@ def adopt_model(config: dict[str, Any]) -> ModelSource:
     found = {"ffn": held.ffn["name"], **{name: getattr(held, name) for name in _ARCHITECTURE}}
     differing = [f"{name} {found[name]}, not {wanted[name]}" for name in found if found[name] != wanted[name]]
     if differing:
-        logger.warning("init_from: the model in %s decides over ffn= and model= (%s)", folder, "; ".join(differing))
+        logger.warning("init_from: ffn and model are those of the model in %s (%s)", folder, "; ".join(differing))
     config["ffn"] = dict(held.ffn)
     config["model"] = {
         **model,

@@ -47,7 +47,7 @@ _LINK_FLAGS = ("-shared", "-ltorch_cpu")
 
 
 class BuildError(RuntimeError):
-    """A library cannot be had on this machine; the message is one line saying why."""
+    """There is no library for this machine; the message is one line that says why."""
 
 
 @dataclass(frozen=True)

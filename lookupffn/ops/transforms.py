@@ -40,7 +40,7 @@ def first_order(backward: Callable) -> Callable:
         with torch.no_grad():
             results = backward(ctx, *gradients)
         tensors = [result for result in results if result is not None]
-        # the refusal hangs on all that the results depend on
+        # the refusal follows everything that the results depend on
         sources = [t for t in (*ctx.saved_tensors, *gradients) if t is not None and t.requires_grad]
         refuse = torch._C._functions.DelayedError(_REFUSAL, len(tensors) + len(sources))
         refused = iter(refuse(*(t.detach().requires_grad_() for t in tensors), *sources))

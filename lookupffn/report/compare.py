@@ -184,7 +184,7 @@ def _earlier_files(output: Path) -> list[str]:
     if output.is_dir() and not any(output.iterdir()):
         return []
     if not (output / MANIFEST).is_file():
-        raise UserError(f"{output} holds something that is no comparison: give another --output")
+        raise UserError(f"{output} holds files that no comparison wrote: give another --output")
     files = read_json(output / MANIFEST).get("files")
     if not isinstance(files, list) or not all(isinstance(file, str) and _inside(file) for file in files):
         raise UserError(f"damaged file {output / MANIFEST}: give another --output, or remove the folder")

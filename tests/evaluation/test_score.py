@@ -223,8 +223,8 @@ def test_damaged_and_strange_models(copy: Path, tmp_path: Path):
     for changes, message in (
         ({"model_type": "bert"}, "model_type is 'bert'"),
         ({"ffn": {"name": "lokup"}}, "unknown ffn 'lokup'"),
-        ({"hidden_size": "big"}, "describes no model"),
-        ({"ffn": [1]}, "describes no model"),
+        ({"hidden_size": "big"}, "does not describe a model"),
+        ({"ffn": [1]}, "does not describe a model"),
     ):
         (model / "config.json").write_text(json.dumps(config | changes))
         refused(message)

@@ -108,10 +108,10 @@ def test_an_earlier_comparison_gives_way_and_nothing_else(tmp_path):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     write_run(tmp_path / "runs" / "a")
-    with pytest.raises(UserError, match="no comparison"):
+    with pytest.raises(UserError, match="no comparison wrote"):
         compare_runs([tmp_path / "runs"], tmp_path / "runs", plots=False)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="no comparison"):
+    with pytest.raises(UserError, match="no comparison wrote"):
         compare_runs([tmp_path / "runs"], tmp_path / "file", plots=False)
     out = tmp_path / "out"
     out.mkdir()

@@ -152,7 +152,7 @@ def test_non_finite_gradient_never_reaches_the_weights(
         ("model.layer_norm_eps=abc", "model.layer_norm_eps must be"),
         ("model.initializer_range=-1.0", "model.initializer_range must be"),
         ("+model.type_vocab_size=2", "type_vocab_size"),
-        ("+model.tie_word_embeddings=5", "model.tie_word_embeddings cannot be that"),
+        ("+model.tie_word_embeddings=5", "model.tie_word_embeddings has a value that it cannot have"),
         ("model.position_init=sinus", "did you mean 'sinusoidal'"),
     ],
 )

@@ -23,7 +23,7 @@ def prepared_and_double(options):
 
 
 def decided(double, x):
-    """Tokens [M] none of whose codes hangs on an error of 3% of a hash input's size, several times int8's."""
+    """Tokens [M] none of whose codes changes by an error of 3% of a hash input's size, several times int8's."""
     z = double.hash_inputs(x)
     near = 0.03 * z.square().mean((1, 2), keepdim=True).sqrt().squeeze(-1)
     N = double.options.num_probes

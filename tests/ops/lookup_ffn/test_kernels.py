@@ -32,7 +32,7 @@ def summed_magnitudes(double, x):
 
 
 def decided(z, num_probes, tolerance=1e-5):
-    """Tokens [M] none of whose bits, and none of whose choices among probes, hangs on a rounding error of z."""
+    """Tokens [M] none of whose bits, and none of whose choices among probes, depends on a rounding error of z."""
     far = z.abs().flatten(1).amin(1) > tolerance
     if num_probes > 1:
         mass = nearest_codes(z, min(num_probes + 1, 1 << z.shape[-1]))[1]
