@@ -98,7 +98,8 @@ def check_shapes(folder: Path, cls: type[PreTrainedModel], config: PreTrainedCon
         with torch.device("meta"):
             model = cls(config)
     except Exception as error:  # whatever a model makes of numbers that no one checked
-        raise UserError(f"{folder}/config.json does not describe a model ({' '.join(str(error).split())[:200]})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}/config.json does not describe a model ({reason})") from None
     described = {name.removeprefix(prefix): tensor for name, tensor in model.state_dict().items()}
     for name, tensor in described.items():
         if name in stored and stored[name] != tuple(tensor.shape):
