@@ -275,8 +275,7 @@ def test_init_from(tiny: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFix
             "ffn=gemm", "model.hidden_size=64", f"init_from={first}", f"output_dir={tmp_path}/second",
             "training.max_steps=1", "optimizer.lr=1e-30", "optimizer.weight_decay=0",
         )  # fmt: skip
-    assert "ffn and model are those of the model in" in caplog.text
-    assert "(ffn lookup, not gemm; hidden_size 32, not 64)" in caplog.text
+    assert "are those of the model" in caplog.text and "(ffn lookup, not gemm; hidden_size 32, not 64)" in caplog.text
     assert summary["ffn"] == "lookup"
     assert summary["tokenizer_fingerprint"] == json.loads((first / "summary.json").read_text())["tokenizer_fingerprint"]
     for name, weight in weights(first).items():
