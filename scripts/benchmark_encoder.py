@@ -4,6 +4,7 @@
     python scripts/benchmark_encoder.py --size base --shapes 8x128 --candidates eager,openvino-int8,lookup-int8
     python scripts/benchmark_encoder.py --runs outputs/a outputs/b          # validation loss of every int8 path
     python scripts/benchmark_encoder.py --requests 200 --processes 2   # latency of a stream, throughput
+    python scripts/benchmark_encoder.py --shapes 16x512 --files exported/ --json encoder.json --merge   # in parts
 
 Weights are random, which no speed here depends on but the lookup's (rows read are then spread over all of a table).
 Engines that are not installed are named and left out. OpenVINO and ONNX Runtime get the GEMM model in standard
@@ -97,7 +98,7 @@ def candidate(name: str, size: str, head: bool, threads: int, files: Path) -> En
         return called(build(size, engine, head).optimize_for_inference(precision))
     if engine in FILES:
         stored = "int8" if precision.startswith("int8") else "float32"
-        folder = files / f"{engine}-{stored}"
+        folder = files / f"{size}-{engine}-{stored}{'-head' if head else ''}"
         if not folder.exists():
             batches = [torch.randint(5, VOCABULARY, (4, 128)) for _ in range(4)]
             export(build(size, "gemm", head), folder, format=engine, precision=stored, calibration=batches, head=head)
@@ -240,7 +241,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=0, help="also so many processes of one thread each")
     parser.add_argument("--runs", nargs="+", type=Path, default=[], help="score these trained models instead")
     parser.add_argument("--max-tokens", type=int, default=131072, help="of validation text for --runs")
+    parser.add_argument("--files", type=Path, metavar="FOLDER", help="keep the engines' models here, or find them")
     parser.add_argument("--json", type=Path, metavar="PATH", help="save everything measured")
+    parser.add_argument("--merge", action="store_true", help="add to what --json holds of the same size and threads")
     return parser.parse_args(arguments)
 
 
@@ -283,11 +286,38 @@ def measure(args: argparse.Namespace, files: Path) -> dict[str, Any]:
     return result
 
 
+def merged_into(args: argparse.Namespace) -> dict[str, Any]:
+    """What --merge adds to; empty without it, or where the file is not there yet.
+
+    Raises:
+        UserError: the file is of other things, or --merge has nothing to work on.
+    """
+    if not args.merge:
+        return {}
+    if args.json is None or args.runs:
+        raise UserError("--merge adds to the file of --json, and not with --runs")
+    if not args.json.exists():
+        return {}
+    earlier = json.loads(args.json.read_text())
+    asked = {"size": args.size, "head": args.head, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    for key, value in asked.items():
+        if earlier.get(key) != value:
+            raise UserError(f"{args.json} is of {key} {earlier.get(key)}, not {value}: give another file")
+    return earlier
+
+
+def merged(earlier: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Both, what was measured last where both have it; candidates of a shape stay those of one process."""
+    parts = ("left_out", "shapes", "stream", "processes")
+    return result | {part: earlier.get(part, {}) | result.get(part, {}) for part in parts if part in earlier | result}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, save."""
     args = parse(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
+    earlier = merged_into(args)
     with tempfile.TemporaryDirectory() as folder:
         if args.runs:
             result: dict[str, Any] = {"runs": {}}
@@ -297,7 +327,7 @@ def main(arguments: list[str] | None = None) -> None:
                     change = np.exp(loss - scored["float32"]) - 1
                     sys.stdout.write(f"{path.name:<24} {name:<16} {loss:.5f} nats, perplexity {change:+.3%}\n")
         else:
-            result = measure(args, Path(folder))
+            result = merged(earlier, measure(args, args.files or Path(folder)))
     result["torch"] = torch.__version__
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Exact resume for every registered feed-forward."""
+"""Exact resume for every registered feed-forward, and with lookups in attention."""
 
 from pathlib import Path
 
@@ -13,18 +13,20 @@ OPTIONS = {
     "lookup": ("ffn.num_tables=4", "ffn.table_size=16"),
     "slide": ("ffn.bits=3", "ffn.num_tables=4"),
     "mongoose": ("ffn.bits=3", "ffn.num_tables=4"),
+    "lookups in attention": ("model.attention_projection=lookup", "model.attention_tables=4", "ffn.num_tables=4"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("hidden_size", [32, 128])
-@pytest.mark.parametrize("name", ffn_names())
+@pytest.mark.parametrize("name", [*ffn_names(), "lookups in attention"])
 def test_a_killed_run_ends_as_one_that_was_left_alone(
     name: str, hidden_size: int, tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    ffn = "lookup" if name == "lookups in attention" else name
     more = (
-        f"ffn={name}", *OPTIONS.get(name, ()), f"model.hidden_size={hidden_size}", "model.hidden_dropout_prob=0.1",
+        f"ffn={ffn}", *OPTIONS.get(name, ()), f"model.hidden_size={hidden_size}", "model.hidden_dropout_prob=0.1",
         "training.validate_every=6", "training.checkpoint_every=2", "training.log_every=1",
     )  # fmt: skip
     tiny.train(*more, f"output_dir={tmp_path}/whole")

@@ -8,7 +8,7 @@
 #include "hash.h"
 #include "parallel.h"
 
-#if defined(__AVX512F__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AVX512F__) && defined(LFFN_TILES_BF16)
 
 namespace lookupffn {
 namespace {

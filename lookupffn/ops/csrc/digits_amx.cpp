@@ -7,8 +7,7 @@
 
 #include "amx.h"
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AMX_TILE__) && defined(__AMX_INT8__) && \
-    defined(__linux__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(LFFN_TILES_INT8)
 
 namespace lookupffn {
 namespace {

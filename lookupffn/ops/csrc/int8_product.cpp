@@ -2,9 +2,7 @@
 
 #include <cmath>
 
-#if defined(__AMX_INT8__) && defined(__linux__)
 #include "amx.h"
-#endif
 
 namespace lookupffn {
 namespace {
@@ -144,8 +142,7 @@ void run_vnni512(const uint8_t* a, int64_t lda, const int8_t* panel, int64_t ste
 
 #endif
 
-#if defined(__AMX_INT8__) && defined(__linux__)
-#define LFFN_AMX_INT8 1
+#if defined(LFFN_TILES_INT8)
 
 void begin_amx() {
   static const TileShapes shapes;
@@ -204,7 +201,7 @@ const Int8Kernel* compiled(Int8Level level) {
       return &kernel;
     }
 #endif
-#if defined(LFFN_AMX_INT8)
+#if defined(LFFN_TILES_INT8)
     case Int8Level::amx: {
       static const Int8Kernel kernel{16, begin_amx, end_amx, run_amx};
       return tiles_permitted() ? &kernel : nullptr;
