@@ -284,15 +284,19 @@ class Run {
     for (int64_t r = begin; r < end; r++) put_reads(layer.lookup, z + (r - begin) * width, r, reads_);
   }
 
-  // A thread takes chunks of columns, so that its slice of the tables stays in its cache.
+  // A thread takes a chunk of columns, so that its slice of the tables stays in its cache. The reads of a block of
+  // rows, which every chunk passes over, stay in the last one.
   void look_up(const Int8Lookup& lookup) const {
-    const int64_t chunks = lookup.chunks(), threads = num_threads();
-    const int64_t parts = std::clamp<int64_t>((threads + chunks - 1) / chunks, 1, std::max<int64_t>(1, rows_ / 64));
-    parallel_dynamic(chunks * parts, [&](int64_t task) {
-      const int64_t chunk = task / parts, part = task % parts;
-      add_chunk(lookup, reads_, chunk, chunk + threads, rows_ * part / parts, rows_ * (part + 1) / parts,
-                e_.plain_reads, h_, true);
-    });
+    const int64_t chunks = lookup.chunks(), threads = num_threads(), most = lookup.tokens_at_a_time();
+    for (int64_t first = 0; first < rows_; first += most) {
+      const int64_t rows = std::min(most, rows_ - first);
+      const int64_t parts = std::clamp<int64_t>((threads + chunks - 1) / chunks, 1, std::max<int64_t>(1, rows / 64));
+      parallel_dynamic(chunks * parts, [&](int64_t task) {
+        const int64_t chunk = task / parts, part = task % parts;
+        add_chunk(lookup, reads_, chunk, chunk + threads, first + rows * part / parts,
+                  first + rows * (part + 1) / parts, e_.plain_reads, h_, true);
+      });
+    }
   }
 
   void finish(int64_t begin, int64_t end) const {

@@ -12,9 +12,8 @@
 namespace lookupffn {
 namespace {
 
-constexpr int64_t FEW_A_THREAD = 8;      // tokens: fewer, and threads share the weights instead
-constexpr int64_t BLOCK = 48;            // tokens a task, at most
-constexpr int64_t READ_BYTES = 4 << 20;  // of the tokens looked up at a time: each chunk of columns passes over it
+constexpr int64_t FEW_A_THREAD = 8;  // tokens: fewer, and threads share the weights instead
+constexpr int64_t BLOCK = 48;        // tokens a task, at most
 
 struct Registry {
   std::mutex lock;
@@ -120,7 +119,7 @@ Tensor lookup_int8(Tensor x, int64_t handle) {
   Tensor y = empty_pooled<OutputPool>(x, {M, l.columns}, ScalarType::Float);
   on_huge_pages(y.data_ptr(), M * l.columns * 4);
   static thread_local Scratch memory;
-  const int64_t most = std::max<int64_t>(BLOCK, READ_BYTES / (5 * reads + 8) / BLOCK * BLOCK);
+  const int64_t most = l.tokens_at_a_time();
   for (int64_t first = 0; first < M; first += most) {
     Call call{l, data<float>(x) + first * l.depth, std::min(most, M - first), {}};
     uint32_t* room = memory.get<uint32_t>(call.tokens * (reads + reads / 4 + 2) + 64);

@@ -4,6 +4,7 @@
 // read 64 columns at a time, four rows to a multiply-add, summed exactly in int32.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "int8_projection.h"
@@ -21,6 +22,8 @@ struct Int8Lookup {
   int64_t groups() const { return (tables + TABLE_GROUP - 1) / TABLE_GROUP; }
   int64_t chunks() const { return (columns + 63) / 64; }
   int64_t reads() const { return groups() * TABLE_GROUP * probes; }  // of a token
+  // Tokens to look up at a time, so that their reads (5 bytes each) take at most 4 MB of the last cache.
+  int64_t tokens_at_a_time() const { return std::max<int64_t>(48, (int64_t{4} << 20) / (5 * reads() + 8) / 48 * 48); }
   int64_t bytes() const { return projection.bytes() + table.bytes() + scales.bytes() + bias.bytes(); }
 };
 
