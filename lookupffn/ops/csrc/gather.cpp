@@ -100,14 +100,13 @@ void gather_sliced(const Table& table, const Reads& reads, const float* bias, fl
   });
 }
 
-constexpr int64_t ROWS = 8;
-
-// sums[m - begin] += the reads [first, last) of each token: whole rows, ROWS of a token at a time, those of the next
-// token on their way one after another, which the hardware's own prefetching takes up. One table after another, so that
-// a row that several tokens read comes from the second-level cache again.
+// sums[m - begin] += the reads [first, last) of each token: whole rows, four of a token at a time, those of the next
+// token on their way. One table after another, so that a row that several tokens read comes from the second-level cache
+// again.
 template <class E>
 void add_whole_rows(const E* data, const Table& table, const Reads& reads, int64_t first, int64_t last, int64_t begin,
                     int64_t end, float* sums) {
+  constexpr int ROWS = 4;
   constexpr int LEVEL = sizeof(E) == 1 ? 3 : 2;  // of the cache to prefetch to: rows on their way overflow the first
   constexpr int64_t STEP = 64 / sizeof(E) > VL ? 64 / sizeof(E) : VL;  // at least a cache line
   const int64_t columns = table.columns;
@@ -117,7 +116,7 @@ void add_whole_rows(const E* data, const Table& table, const Reads& reads, int64
   };
   const auto find = [&](int64_t read, int64_t m) {
     Rows found;
-    for (int64_t i = 0; i < ROWS; i++) {
+    for (int i = 0; i < ROWS; i++) {
       const int64_t r = std::min(read + i, last - 1);  // beyond the last: any row
       const int64_t row =
           static_cast<uint32_t>(r) / static_cast<uint32_t>(reads.probes) * table.rows + reads.codes[r * reads.ld + m];
@@ -128,34 +127,25 @@ void add_whole_rows(const E* data, const Table& table, const Reads& reads, int64
   };
   Rows next = find(first, begin);
   for (int64_t read = first; read < last; read += ROWS) {
-    const int64_t here = std::min(ROWS, last - read);
+    const int here = static_cast<int>(std::min<int64_t>(ROWS, last - read));
     float* y = sums;
     for (int64_t m = begin; m < end; m++, y += columns) {
       const Rows now = next;
       next = m + 1 < end ? find(read, m + 1) : find(std::min(read + ROWS, last - 1), begin);
       int64_t c = 0;
       if (here == ROWS) {
-        vf scores[ROWS];
-        for (int64_t i = 0; i < ROWS; i++) scores[i] = broadcast(now.score[i]);
-        int64_t ahead_row = 0, ahead = 0;
+        const vf s0 = broadcast(now.score[0]), s1 = broadcast(now.score[1]);
+        const vf s2 = broadcast(now.score[2]), s3 = broadcast(now.score[3]);
         for (; c + STEP <= columns; c += STEP) {
-          for (int64_t i = 0; i < ROWS && ahead_row < ROWS; i++) {
-            __builtin_prefetch(next.row[ahead_row] + ahead, 0, LEVEL);
-            ahead += STEP;
-            if (ahead >= columns) ahead = 0, ahead_row++;
-          }
+          for (int i = 0; i < ROWS; i++) __builtin_prefetch(next.row[i] + c, 0, LEVEL);
           for (int64_t e = c; e < c + STEP; e += VL) {
-            vf even = load(y + e), odd = {};
-#pragma GCC unroll 8
-            for (int64_t i = 0; i < ROWS; i += 2) {
-              even += scores[i] * load_row(now.row[i] + e);
-              odd += scores[i + 1] * load_row(now.row[i + 1] + e);
-            }
-            store(y + e, even + odd);
+            const vf low = s0 * load_row(now.row[0] + e) + s1 * load_row(now.row[1] + e);
+            const vf high = s2 * load_row(now.row[2] + e) + s3 * load_row(now.row[3] + e);
+            store(y + e, load(y + e) + (low + high));
           }
         }
       }
-      for (int64_t i = 0; i < here; i++)
+      for (int i = 0; i < here; i++)
         for (int64_t e = c; e < columns; e++) y[e] += now.score[i] * load_one(now.row[i] + e);
     }
   }
@@ -168,7 +158,7 @@ void gather_direct(const Table& table, const Reads& reads, const float* bias, fl
   const int64_t columns = table.columns, count = reads.tables * reads.probes, threads = num_threads();
   const int64_t most = std::max<int64_t>(1, slice_bytes() / (columns * static_cast<int64_t>(sizeof(float))));
   const int64_t tiles = (reads.tokens + most - 1) / most;
-  const int64_t shares = std::clamp<int64_t>(threads / tiles, 1, std::max<int64_t>(1, count / ROWS));
+  const int64_t shares = std::clamp<int64_t>(threads / tiles, 1, std::max<int64_t>(1, count / 4));
   float* others = scratch.get<float>((shares - 1) * reads.tokens * columns);
   parallel_tasks(tiles * shares, [&](int64_t task) {
     const int64_t share = task % shares, begin = reads.tokens * (task / shares) / tiles;
@@ -179,9 +169,9 @@ void gather_direct(const Table& table, const Reads& reads, const float* bias, fl
       else std::fill(sums + m * columns, sums + (m + 1) * columns, 0.f);
     }
     with_rows(table, [&](auto* data) {
-      // every share is a multiple of ROWS
-      add_whole_rows(data, table, reads, count / ROWS * share / shares * ROWS,
-                     share + 1 == shares ? count : count / ROWS * (share + 1) / shares * ROWS, begin, end, sums);
+      // whole fours for every share
+      add_whole_rows(data, table, reads, count / 4 * share / shares * 4,
+                     share + 1 == shares ? count : count / 4 * (share + 1) / shares * 4, begin, end, sums);
     });
   });
   if (shares == 1) return;
