@@ -145,6 +145,7 @@ class ModelSettings(InitialisationSettings, AttentionSettings):
     layer_norm_eps: float = option(above=0)
     initializer_range: float = option(above=0)
     output_bias_init: str = option("zeros", choices=("zeros", "unigram"), recipe=True)
+    embedding_init: str = option("normal", choices=("normal", "ppmi"), recipe=True, later=True)
     max_positions: int = option(at_least=1, recipe=True)
     sequence_length: int = option(at_least=SHORTEST_SEQUENCE, recipe=True)
 

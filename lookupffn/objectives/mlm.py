@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lookupffn.data import MaskedBatch, Masker, PreparedData, prepare_data, training_batches
+from lookupffn.data.ppmi import ppmi_vectors
 from lookupffn.distributed.processes import sum_over
 from lookupffn.models import LookupRobertaForMaskedLM, fit_tokenizer
 from lookupffn.models.loading import check_vocabulary, load_model
@@ -47,6 +48,7 @@ class MaskedLanguageModelling(Objective):
         assert config.data is not None
         self._seed, mask_rate, batch_size = config.run.seed, config.data.mask_rate, training.batch_size
         self._unigram_bias = config.model.output_bias_init == "unigram"
+        self._ppmi_embeddings = config.model.embedding_init == "ppmi"
         self._batches = partial(
             training_batches, seed=self._seed, batch_size=batch_size, num_workers=training.num_workers
         )
@@ -81,12 +83,25 @@ class MaskedLanguageModelling(Objective):
             check_tokenizer(self.tokenizer, self.source)
             return model
         model = LookupRobertaForMaskedLM(fit_tokenizer(self.model_config, self.tokenizer))
+        self._start_from_counts(model)
+        return model
+
+    @torch.no_grad()
+    def _start_from_counts(self, model: LookupRobertaForMaskedLM) -> None:
+        """The starts that the training text's own counts give, the same for every feed-forward."""
+        counts = self._data.token_counts
         if self._unigram_bias:
             # Learned, the unigram moves all token embeddings the same way, since the output matrix is tied to them,
             # and tokens look alike to attention for longer.
-            with torch.no_grad():
-                model.lm_head.bias.copy_(torch.from_numpy(unigram_log_probabilities(self._data.token_counts)))
-        return model
+            model.lm_head.bias.copy_(torch.from_numpy(unigram_log_probabilities(counts)))
+        if self._ppmi_embeddings:
+            # Until the embeddings know which tokens have the same neighbours, attention has nothing to pass on.
+            embeddings_Vd = model.get_input_embeddings().weight
+            vectors_Vd = torch.from_numpy(
+                ppmi_vectors(self._data.train.tokens, counts, model.config.hidden_size, self._seed)
+            )
+            known = vectors_Vd.any(1).nonzero().squeeze(1)
+            embeddings_Vd[known] = vectors_Vd[known] * model.config.initializer_range
 
     def costs(self, model: LookupRobertaForMaskedLM) -> dict[str, Any]:
         """See ``Objective``."""

@@ -23,6 +23,7 @@ from lookupffn.models import LookupRobertaForMaskedLM
 from lookupffn.models.loading import load_model
 from lookupffn.objectives import MaskedLanguageModelling
 from lookupffn.runs.checkpoint import list_checkpoints
+from lookupffn.runs.records import read_token_counts
 from lookupffn.training import train
 from lookupffn.training.step import Updater
 from tests.training.tiny import Workspace, compose, metrics, stranger, weights
@@ -339,6 +340,23 @@ def test_output_bias_starts_at_the_unigram(tiny: Workspace, tmp_path: Path):
     assert zeros["validation_loss"] == pytest.approx(math.log(300), abs=0.1)
     with pytest.raises(UserError, match="did you mean 'unigram'"):
         tiny.train("model.output_bias_init=unigrams")
+
+
+def test_embeddings_start_at_the_neighbours(tiny: Workspace, tmp_path: Path):
+    still = ("training.max_steps=1", "optimizer.lr=1e-30", "optimizer.weight_decay=0")
+    rows = {}
+    for start in ("ppmi", "normal"):
+        tiny.train(f"output_dir={tmp_path}/{start}", f"model.embedding_init={start}", *still)
+        model = load_model(tmp_path / start / "model")
+        rows[start] = model.get_input_embeddings().weight.detach()
+        assert torch.equal(model.lm_head.decoder.weight, rows[start])
+        # only the words of the text start elsewhere, and they are as large as the others
+        assert rows[start].std() == pytest.approx(model.config.initializer_range, rel=0.2)
+    moved = (rows["ppmi"] != rows["normal"]).any(1)
+    seen = torch.from_numpy(read_token_counts(tmp_path / "ppmi", len(moved))) > 0
+    assert not moved[~seen].any() and moved[seen].float().mean() > 0.9
+    with pytest.raises(UserError, match="did you mean 'ppmi'"):
+        tiny.train("model.embedding_init=pmi")
 
 
 def test_the_unigram_bar_is_a_property_of_the_split(tiny: Workspace, tmp_path: Path):
