@@ -187,7 +187,7 @@ def test_parts_make_no_difference_to_what_is_learned(tiny: Workspace, tmp_path: 
     ("changes", "world_size", "message"),
     [
         ({"micro_batches": 0}, 1, "at least 1"),
-        ({"micro_batches": 3}, 1, "must divide batch_size=64"),
+        ({"micro_batches": 3}, 1, "must divide batch_size=16"),
         ({"micro_batches": 4}, 8, "a multiple of the 8 processes"),
         ({"micro_batches": 4, "gradient_accumulation_steps": 2}, 1, "both set"),
     ],
