@@ -116,7 +116,12 @@ def _growth(normalizer: Mapping[str, Any] | None) -> float:
 
 
 def _load(source: str, local: bool) -> PreTrainedTokenizerBase:
-    return transformers.AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    length = tokenizer.model_max_length
+    # transformers takes anything and fails when a text is cut
+    if isinstance(length, bool) or not isinstance(length, int | float) or not length >= 1:
+        raise UserError(f"model_max_length of tokenizer_config.json must be a number, not {length!r}")
+    return tokenizer
 
 
 def _try(source: str, local: bool) -> None:
@@ -224,14 +229,3 @@ def own_pad_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     pad = tokenizer.pad_token_id
     shared = pad in [getattr(tokenizer, role, None) for role in _ROLES]
     return None if pad is None or shared else pad
-
-
-def check_tokenizer_length(tokenizer: PreTrainedTokenizerBase, where: str | Path) -> None:
-    """Refuses a model_max_length that is no number, which transformers accepts and fails at when a text is cut.
-
-    Raises:
-        UserError: naming ``where`` the tokenizer was found.
-    """
-    length = tokenizer.model_max_length
-    if isinstance(length, bool) or not isinstance(length, int | float) or not length >= 1:
-        raise UserError(f"{where}: model_max_length of tokenizer_config.json must be a number, not {length!r}")

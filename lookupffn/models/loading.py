@@ -13,7 +13,7 @@ from lookupffn.models.heads import LookupRobertaForMaskedLM
 from lookupffn.models.modeling import LookupRobertaPreTrainedModel
 from lookupffn.models.state_dict import check_shapes, load_stock_weights
 from lookupffn.storage import read_json
-from lookupffn.tokenizers import check_tokenizer_length, vocabulary_size
+from lookupffn.tokenizers import vocabulary_size
 
 
 def load_model(
@@ -58,7 +58,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         UserError: there is none, or its vocabulary is not the model's.
     """
     tokenizer = tokenizers.load_tokenizer(Path(folder))
-    check_tokenizer_length(tokenizer, folder)
     check_vocabulary(tokenizer, load_model_config(folder), folder)
     return tokenizer
 
