@@ -19,20 +19,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lookupffn import UserError, build_ffn
+from lookupffn import UserError
 from lookupffn.cli.launch import run_script
-from lookupffn.inference.export import needed, onnx_session, openvino_request
-from lookupffn.profiling.timing import dynamic_int8
 
-Call = Callable[[torch.Tensor], Any]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Call = Callable[["torch.Tensor"], Any]
 # the authors' shape, and the recipe of configs/ffn/lookup.yaml
 LOOKUPS = {"one-probe": {"num_probes": 1, "block_size": 64}, "default": {}}
 CANDIDATES = (
@@ -58,6 +56,10 @@ def openvino_layer(layer: nn.Module, d: int, threads: int, precision: str) -> Ca
     Raises:
         UserError: OpenVINO or NNCF is not installed.
     """
+    import torch
+
+    from lookupffn.inference.export import needed, openvino_request
+
     (openvino,) = needed("openvino")
     model = openvino.convert_model(layer, example_input=torch.randn(128, d))
     model.reshape([-1, d])
@@ -75,6 +77,10 @@ def onnx_layer(layer: nn.Module, d: int, threads: int, precision: str, files: Pa
     Raises:
         UserError: ONNX Runtime or what exports for it is not installed.
     """
+    import torch
+
+    from lookupffn.inference.export import needed, onnx_session
+
     _, _, quantization = needed("onnx", "onnxscript", "onnxruntime.quantization")
     path = files / f"{d}.onnx"
     dynamic = ({0: torch.export.Dim("tokens", min=1, max=1 << 24)},)
@@ -94,6 +100,11 @@ def candidate(name: str, d: int, threads: int, files: Path) -> Call:
     Raises:
         UserError: its engine is not installed.
     """
+    import torch
+
+    from lookupffn import build_ffn
+    from lookupffn.profiling.timing import dynamic_int8
+
     engine, _, precision = name.rpartition("-") if name.rpartition("-")[0] in LOOKUPS else name.partition("-")
     torch.manual_seed(0)
     if engine in LOOKUPS:
@@ -109,9 +120,11 @@ def candidate(name: str, d: int, threads: int, files: Path) -> Call:
     return gemm
 
 
-@torch.inference_mode()
 def by_turns(functions: dict[str, Call], d: int, tokens: int, rounds: int) -> dict[str, dict[str, float]]:
     """Median and quartiles of microseconds a token; a turn is a pause, an untimed call, and calls with new inputs."""
+    import numpy as np
+    import torch
+
     # at few tokens many inputs, or their rows would wait in the cache
     inputs = [torch.randn(tokens, d) for _ in range(max(4, min(64, 4096 // tokens)))]
     inner = max(3, min(50, 2048 // tokens))
@@ -189,6 +202,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, save."""
     args = parse(arguments)
     asked = shapes(args)
+
+    import torch
+
     if args.threads:
         torch.set_num_threads(args.threads)
     threads, out = torch.get_num_threads(), sys.stdout.write
@@ -204,7 +220,8 @@ def main(arguments: list[str] | None = None) -> None:
                         out(f"left out: {name} ({error})\n")
                     result["left_out"][name] = str(error)
             for n in tokens if functions else ():
-                timed = by_turns(functions, d, n, args.rounds)
+                with torch.inference_mode():
+                    timed = by_turns(functions, d, n, args.rounds)
                 result["results"].append({"hidden_size": d, "tokens": n, "times": timed})
                 out("\n".join(lines(d, n, timed)) + "\n")
                 sys.stdout.flush()

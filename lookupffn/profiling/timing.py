@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lookupffn.layers.base import FeedForward
 from lookupffn.ops.bh4 import next_power_of_two
+from lookupffn.ops.limits import SMALLEST_BLOCK
 
-LEAST_BLOCK = 16  # smaller blocks of BH4 are joined: a vector of AVX-512
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -61,7 +61,7 @@ class Point:
     @property
     def joined_block(self) -> int:
         """b as the kernels have it."""
-        return min(max(self.block, LEAST_BLOCK), self.padded)
+        return min(max(self.block, SMALLEST_BLOCK), self.padded)
 
     @property
     def copies(self) -> int:

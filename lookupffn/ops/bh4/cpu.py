@@ -12,9 +12,8 @@ from torch import Tensor
 from lookupffn.ops.bh4 import operator  # noqa: F401 the schemas
 from lookupffn.ops.hadamard import hadamard_transform
 from lookupffn.ops.library import kernels_available
+from lookupffn.ops.limits import SMALLEST_BLOCK
 from lookupffn.ops.transforms import transformed
-
-_SMALLEST_BLOCK = 16  # a vector of AVX-512
 
 
 def declines(x_Md: Tensor, weight: Tensor, bias: Tensor, alpha: float) -> str | None:
@@ -48,7 +47,7 @@ def fold(weight: Tensor, alpha: float) -> Tensor:
     """
     r, factors, G, b, _ = weight.shape
     size = G * b
-    block = min(max(b, _SMALLEST_BLOCK), size)
+    block = min(max(b, SMALLEST_BLOCK), size)
     weight = weight.float()
     if block > b:
         joined = block // b
@@ -59,7 +58,7 @@ def fold(weight: Tensor, alpha: float) -> Tensor:
     scales = torch.full((factors, 1, 1, 1), (size // block) ** -0.5, dtype=weight.dtype, device=weight.device)
     scales[-1] *= alpha
     folded = hadamard_transform(weight, dim=-1) * scales
-    if block < _SMALLEST_BLOCK:
-        pad = _SMALLEST_BLOCK - block
+    if block < SMALLEST_BLOCK:
+        pad = SMALLEST_BLOCK - block
         folded = torch.nn.functional.pad(folded, (0, pad, 0, pad))
     return folded.contiguous()

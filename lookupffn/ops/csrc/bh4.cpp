@@ -8,7 +8,7 @@
 namespace lookupffn {
 namespace {
 
-constexpr int64_t TILE = 48;
+constexpr int64_t TILE = LFFN_TILE;
 constexpr auto F32 = ScalarType::Float;
 
 struct Bh4Sizes {

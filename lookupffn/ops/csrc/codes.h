@@ -10,7 +10,7 @@
 
 namespace lookupffn {
 
-constexpr int64_t TILE = 48;  // tokens: a multiple of every VL and of the register kernels' strips
+constexpr int64_t TILE = LFFN_TILE;  // tokens: a multiple of every VL and of the register kernels' strips
 
 struct Hash {
   int64_t tables;

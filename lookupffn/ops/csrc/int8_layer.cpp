@@ -12,8 +12,8 @@
 namespace lookupffn {
 namespace {
 
-constexpr int64_t FEW_A_THREAD = 8;  // tokens: fewer, and threads share the weights instead
-constexpr int64_t BLOCK = 48;        // tokens a task, at most
+constexpr int64_t FEW_A_THREAD = LFFN_FEW_A_THREAD;
+constexpr int64_t BLOCK = LFFN_TILE;  // tokens a task, at most
 
 struct Registry {
   std::mutex lock;

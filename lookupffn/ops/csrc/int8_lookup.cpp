@@ -11,8 +11,7 @@ namespace {
 
 // The second-level cache holds the slice of the tables in use, the next one on its way, and the sums of a block of
 // tokens.
-constexpr int64_t SLICE_BYTES = 256 << 10;
-constexpr int64_t BLOCK = 1024;  // tokens
+constexpr int64_t SLICE_BYTES = LFFN_SLICE_BYTES, BLOCK = LFFN_SLICE_TOKENS;
 
 inline vf gathered(const float* from, vi at) {
 #if defined(__AVX512F__)

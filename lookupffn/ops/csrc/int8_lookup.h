@@ -22,8 +22,10 @@ struct Int8Lookup {
   int64_t groups() const { return (tables + TABLE_GROUP - 1) / TABLE_GROUP; }
   int64_t chunks() const { return (columns + 63) / 64; }
   int64_t reads() const { return groups() * TABLE_GROUP * probes; }  // of a token
-  // Tokens to look up at a time, so that their reads (5 bytes each) take at most 4 MB of the last cache.
-  int64_t tokens_at_a_time() const { return std::max<int64_t>(48, (int64_t{4} << 20) / (5 * reads() + 8) / 48 * 48); }
+  // Tokens to look up at a time, so that their reads (5 bytes each) stay in the last cache.
+  int64_t tokens_at_a_time() const {
+    return std::max<int64_t>(LFFN_TILE, LFFN_READ_BYTES / (5 * reads() + 8) / LFFN_TILE * LFFN_TILE);
+  }
   int64_t bytes() const { return projection.bytes() + table.bytes() + scales.bytes() + bias.bytes(); }
 };
 

@@ -8,9 +8,9 @@
 namespace lookupffn {
 namespace {
 
-// Multiply-adds a cycle of one core with vectors of 512 bits; relative to each other they hold for others too.
-constexpr int64_t FLOAT32_RATE = 16, BF16_RATE = 32, INT8_RATE = 64, TILES_RATE = 512;
-constexpr int64_t PASSES = 3;  // loads, stores and conversions of a factor, in levels of butterflies
+// From ../limits.py, which says what they are.
+constexpr int64_t FLOAT32_RATE = LFFN_FLOAT32_RATE, BF16_RATE = LFFN_BF16_RATE, INT8_RATE = LFFN_INT8_RATE;
+constexpr int64_t TILES_RATE = LFFN_TILES_RATE, PASSES = LFFN_PASSES;
 
 int64_t bh4_cycles(const ProjectionWeights& w, int64_t rate) {
   const Bh4 shape = folded_shape(w);

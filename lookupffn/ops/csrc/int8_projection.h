@@ -10,7 +10,7 @@
 
 namespace lookupffn {
 
-constexpr int TABLE_GROUP = 16;  // tables whose hash inputs lie together, bit by bit
+constexpr int TABLE_GROUP = LFFN_TABLE_GROUP;  // tables whose hash inputs lie together, bit by bit
 
 class LFFN_EXPORT Int8Projection {
  public:

@@ -17,8 +17,6 @@
 namespace lookupffn {
 namespace {
 
-constexpr int64_t LEAST_FOR_DIGITS = 96;  // below, reading the digits of the weights takes longer
-
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(x), torch::stable::detail::from(weight),
                                     torch::stable::detail::from(std::optional<Tensor>(bias))};
@@ -77,7 +75,7 @@ struct Hasher {
   Hasher(const Tensor& x, const Tensor& projection, const Tensor& bias, const ProjectionWeights& weights, Hash hash,
          bool exact, const std::optional<Tensor>& ready)
       : x(x), projection(projection), bias(bias), hash(hash), exact(exact) {
-    if (exact && x.size(0) >= LEAST_FOR_DIGITS) digits = prepared(weights, Form::digits);
+    if (exact && x.size(0) >= LFFN_LEAST_FOR_DIGITS) digits = prepared(weights, Form::digits);
     const float* add = padded_bias(bias, hash.columns(),
                                    std::max<int64_t>(STRIP, weights.copies ? folded_shape(weights).padded() : 0));
     bh4 = {{}, weights.blocks * weights.block, 1.f - weights.alpha, add};
@@ -147,10 +145,9 @@ Tensor lookup_ffn(Tensor x, Tensor projection, Tensor projection_bias, Tensor ta
   const int64_t y_bytes = outputs * (bf16 ? 2 : 4), reads = T * num_probes;
   on_huge_pages(y.data_ptr(), M * y_bytes);
   static thread_local Scratch code_memory, score_memory, sum_memory, word_memory, factor_memory;
-  // Codes and scores of a chunk take at most 24 MB, and so do the sums that become bfloat16. Fewer chunks are faster:
-  // each reads all tables.
+  // Few chunks are fast: each reads all tables.
   const int64_t wide = bf16 ? 4 * std::max(outputs, weights.copies ? 0 : hash.columns()) : 0;
-  const int64_t most = std::max<int64_t>(TILE, (24 << 20) / std::max<int64_t>(8 * reads, wide) / TILE * TILE);
+  const int64_t most = std::max<int64_t>(TILE, LFFN_CODES_AT_ONCE / std::max<int64_t>(8 * reads, wide) / TILE * TILE);
   for (int64_t begin = 0; begin < M; begin += most) {
     const int64_t tokens = std::min(most, M - begin), ld = padded_tokens(tokens);
     int32_t* codes = code_memory.get<int32_t>(reads * ld);

@@ -13,7 +13,7 @@
 namespace lookupffn {
 namespace {
 
-constexpr int64_t SMALLEST_BLOCK = 16;
+constexpr int64_t SMALLEST_BLOCK = LFFN_SMALLEST_BLOCK;
 constexpr int64_t SPEED_OF_TILES = 3;  // products of a multiplied-out matrix in the time of one of BH4's
 
 typedef uint64_t vu __attribute__((vector_size(LFFN_VECTOR_BYTES)));
@@ -54,7 +54,7 @@ Fingerprint fingerprint_of(const char* data, int64_t bytes) {
 }
 
 Fingerprint fingerprint_of(const ProjectionWeights& weights) {
-  constexpr int64_t PIECE = 128 << 10;  // a fixed size, so that the result hangs on no number of threads
+  constexpr int64_t PIECE = 128 << 10;  // a fixed size: the result does not depend on the number of threads
   const int64_t bytes = weights.count() * (weights.bf16 ? 2 : 4), pieces = (bytes + PIECE - 1) / PIECE;
   std::vector<Fingerprint> parts(pieces);
   const char* data = static_cast<const char*>(weights.data);

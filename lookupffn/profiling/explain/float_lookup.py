@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import ceil
 
 from lookupffn import cost
+from lookupffn.ops.limits import CODES_AT_ONCE, LEAST_FOR_DIGITS, TILE
 from lookupffn.profiling.explain.gemm import weights_seconds
-from lookupffn.profiling.explain.work import CHUNK, TILE, TILE_PRODUCT, VECTOR, Lookup, has_tiles
+from lookupffn.profiling.explain.work import CHUNK, TILE_PRODUCT, VECTOR, Lookup, has_tiles
 from lookupffn.profiling.timing import BYTES
 
-_CODE_BYTES, _CODES_AT_ONCE = 8, 24 << 20
-_LEAST_FOR_TILES = 96
+_CODE_BYTES = 8
 # Measured on two cores of a Sapphire Rapids (docs/performance.md, d 512): BH4's time on tiles to its time without; the
 # gather's time in float16 to its time in float32.
 _TILE_PROJECTION = {"float32": 0.7, "bfloat16": 0.45}
@@ -26,7 +26,7 @@ class FloatLookup(Lookup):
         found = {"call": self.call(self._regions())}
         if p.block:
             few, threads = self._few(), self._hash_threads()
-            tiles = has_tiles(self.machine) and p.tokens >= _LEAST_FOR_TILES
+            tiles = has_tiles(self.machine) and p.tokens >= LEAST_FOR_DIGITS
             faster = _TILE_PROJECTION[p.precision] if tiles else 1.0
             tile = p.tokens if few else self._tile()
             found["projection"] = self.bh4_projection(threads, tile, few, faster)
@@ -102,7 +102,7 @@ class FloatLookup(Lookup):
         rows = reads * row / (s["sliced"] * self.rows(row, group * p.rows * row, self.threads))
         arithmetic = 2 * reads * CHUNK / self.peak(self.threads)
         wide = 4 * p.d if p.precision == "bfloat16" else 0
-        at_once = min(p.tokens, max(TILE, _CODES_AT_ONCE // max(_CODE_BYTES * p.tables * p.probes, wide)))
+        at_once = min(p.tokens, max(TILE, CODES_AT_ONCE // max(_CODE_BYTES * p.tables * p.probes, wide)))
         calls = ceil(p.tokens / at_once)
         # a column of slices for each thread, or tokens split, and then each of them copies
         copies = calls * (ceil(self.threads / chunks) if chunks < self.threads else 1)

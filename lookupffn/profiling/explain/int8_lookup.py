@@ -5,16 +5,15 @@ from __future__ import annotations
 from math import ceil
 
 from lookupffn import cost
-from lookupffn.profiling.explain.work import CHUNK, TILE, TILE_PRODUCT, Lookup, has_tiles
+from lookupffn.ops import limits
+from lookupffn.profiling.explain.work import CHUNK, TILE_PRODUCT, Lookup, has_tiles
 
-_FEW_A_THREAD = 8  # tokens: fewer, and threads share the weights instead
-_GROUP = 16  # tables that are hashed together
-_SLICE_BYTES = 256 << 10
-_READ_BYTES = 4 << 20
-_BLOCK = 1024  # tokens that pass over a chunk's slices together
-# Multiply-adds a cycle by which the kernels choose a projection, and passes of a factor in levels of butterflies.
-_RATES = {"float32": 16, "bfloat16": 32, "int8": 64, "tiles": 512}
-_PASSES = 3
+_RATES = {
+    "float32": limits.FLOAT32_RATE,
+    "bfloat16": limits.BF16_RATE,
+    "int8": limits.INT8_RATE,
+    "tiles": limits.TILES_RATE,
+}
 
 
 class Int8Lookup(Lookup):
@@ -26,7 +25,7 @@ class Int8Lookup(Lookup):
     def parts(self) -> dict[str, float]:
         """See the base class."""
         p = self.point
-        few, form = p.tokens <= _FEW_A_THREAD * self.threads, self.projection_form()
+        few, form = p.tokens <= limits.FEW_A_THREAD * self.threads, self.projection_form()
         found = {"call": self.call(2 + (few and p.tokens >= 4))}
         if form == "int8":
             found["projection"], found["transform"] = self._product(few), 0.0
@@ -53,18 +52,18 @@ class Int8Lookup(Lookup):
             if self.machine.arithmetic["bfloat16"].one > 1.5 * self.machine.arithmetic["float32"].one:
                 forms.append("bfloat16")
             for form in forms:
-                passes = p.joined_block * _RATES["float32"] // _RATES[form] + levels + _PASSES
+                passes = p.joined_block * _RATES["float32"] // _RATES[form] + levels + limits.PASSES
                 cycles[form] = p.copies * 4 * p.padded * passes // _RATES["float32"]
         return min(cycles, key=cycles.__getitem__)
 
     @property
     def _tables(self) -> int:
-        return ceil(self.point.tables / _GROUP) * _GROUP
+        return ceil(self.point.tables / limits.TABLE_GROUP) * limits.TABLE_GROUP
 
     @property
     def _tasks(self) -> int:
         """Blocks of tokens, even over the threads, that are hashed one by one."""
-        return sum(self._even(ceil(tokens / TILE)) for tokens in self._calls())
+        return sum(self._even(ceil(tokens / limits.TILE)) for tokens in self._calls())
 
     def _even(self, tasks: int) -> int:
         return ceil(tasks / self.threads) * self.threads
@@ -72,7 +71,7 @@ class Int8Lookup(Lookup):
     def _calls(self) -> list[float]:
         """Tokens that are hashed and looked up at a time."""
         p = self.point
-        at_once = max(TILE, _READ_BYTES // (5 * self._tables * p.probes + 8) // TILE * TILE)
+        at_once = max(limits.TILE, limits.READ_BYTES // (5 * self._tables * p.probes + 8) // limits.TILE * limits.TILE)
         return [min(at_once, p.tokens - first) for first in range(0, p.tokens, at_once)]
 
     def _product(self, few: bool) -> float:
@@ -111,15 +110,15 @@ class Int8Lookup(Lookup):
         whole = tables * 2**self.entropy * chunks * CHUNK
         busy = max(1, int(threads))
         adds = 2 * reads * CHUNK / (s["int8_adds"] * self.peak(1, "int8") * threads)
-        group_bytes = _GROUP * p.rows * CHUNK
-        if tokens * p.probes < 2 * p.rows or group_bytes > 2 * _SLICE_BYTES:
+        group_bytes = limits.TABLE_GROUP * p.rows * CHUNK
+        if tokens * p.probes < 2 * p.rows or group_bytes > 2 * limits.SLICE_BYTES:
             adds += self.cycles(p.tokens * chunks * s["int8_token_cycles"], 1) / threads
             rows = self._few_rows(reads, calls * parts * chunks, tokens, whole, busy) * busy / threads
             return max(adds, rows), "arithmetic" if adds >= rows else self.where(whole)
         # slices come in order while others are read, once for each block of tokens
-        groups = tables // _GROUP
-        group = min(max(1, _SLICE_BYTES // group_bytes), groups)
-        blocks = ceil(tokens / _BLOCK)
+        groups = tables // limits.TABLE_GROUP
+        group = min(max(1, limits.SLICE_BYTES // group_bytes), groups)
+        blocks = ceil(tokens / limits.SLICE_TOKENS)
         adds += self.cycles(p.tokens * chunks * ceil(groups / group) * s["int8_token_cycles"], 1) / threads
         near = reads * CHUNK / (s["int8_near"] * self.rows(CHUNK, 2 * group * group_bytes, busy)) * busy / threads
         size = tables * p.rows * chunks * CHUNK

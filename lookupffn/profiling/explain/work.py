@@ -12,7 +12,6 @@ from lookupffn.profiling.timing import BYTES, Point
 
 CHUNK = 64  # columns of a slice
 VECTOR = 16  # tokens or tables that are hashed at once
-TILE = 48  # tokens that pass through BH4 together
 # Measured on two cores of a Sapphire Rapids (docs/performance.md): torch's product as a share of the tiles' peak.
 TILE_PRODUCT = 0.075
 
