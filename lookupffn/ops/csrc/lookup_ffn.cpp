@@ -94,7 +94,7 @@ struct Hasher {
   void run(int64_t begin, int64_t tokens, const HashOutput& out) const {
     const bool dense = projection.dim() == 2;
     const Input input{x.data_ptr(), is_half(x), x.size(1)};
-    if (digits && !out.half && tokens >= LEAST_FOR_DIGITS) {
+    if (digits && !out.half && tokens >= LFFN_LEAST_FOR_DIGITS) {
       const DigitProjection matrix{digits->digits.get(), digits->digit_scales.get(), bh4.bias, hash.columns(),
                                    x.size(1)};
       hash_by_digits(matrix, hash, input, begin, tokens, out);
