@@ -184,4 +184,6 @@ def lasting_folder() -> Path:
 def _number(value: Any) -> str:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "" if value is None else str(value)
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    if isinstance(value, int) or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:#.4g}".removesuffix(".")

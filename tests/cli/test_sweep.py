@@ -46,7 +46,12 @@ def test_members_are_numbered_and_end_in_a_table(capsys: pytest.CaptureFixture):
     ]  # fmt: skip
     rows = [line.split() for line in output.out.splitlines()]
     assert rows[0] == ["ffn", "seed", "validation_perplexity"]
-    assert rows[2:] == [["gemm", "0", "10"], ["gemm", "1", "11"], ["lookup", "0", "10"], ["lookup", "1", "11"]]
+    assert rows[2:] == [
+        ["gemm", "0", "10.00"],
+        ["gemm", "1", "11.00"],
+        ["lookup", "0", "10.00"],
+        ["lookup", "1", "11.00"],
+    ]
     assert all("seed" in names for names in seen)
 
 
