@@ -57,6 +57,7 @@ CANDIDATES = (
     *(f"{ffn}-{precision}" for ffn in FFNS for precision in ("float32", "bfloat16", "int8")),
 )  # fmt: skip
 Encode = Callable[[torch.Tensor], Any]
+PAUSE_S = 0.05  # the threads of the engine before go on spinning for a while
 
 
 def build(size: str, ffn: str, head: bool) -> nn.Module:
@@ -122,6 +123,7 @@ def by_turns(functions: dict[str, Encode], shape: tuple[int, int], rounds: int, 
     started = time.perf_counter()
     for turn in range(rounds):
         for name, encode in functions.items():
+            time.sleep(PAUSE_S)
             encode(inputs[turn % 16])
             for i in range(inner):
                 start = time.perf_counter()
