@@ -17,7 +17,6 @@ import argparse
 import json
 import logging
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ from lookupffn.inference.export import FILES, calibration_batches, export, load
 from lookupffn.models.loading import load_model, load_tokenizer
 from lookupffn.objectives.mlm import build_masker
 from lookupffn.objectives.perplexity import evaluate_mlm
+from lookupffn.profiling.system import peak_resident_bytes
 from lookupffn.profiling.timing import dynamic_int8
 from lookupffn.runs.model_source import find_model
 from lookupffn.storage import cache_root
@@ -165,8 +165,7 @@ def _worker(arguments: tuple[str, str, bool, Path, float], start: Any, results: 
     while time.perf_counter() - began < seconds:
         encode(ids)
         count += ids.numel()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    results.put((count / (time.perf_counter() - began), peak))
+    results.put((count / (time.perf_counter() - began), peak_resident_bytes() / (1 << 20)))
 
 
 def throughput(name: str, args: argparse.Namespace, files: Path) -> dict[str, float]:

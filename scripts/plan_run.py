@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import re
 import sys
 import time
 from contextlib import nullcontext
@@ -31,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lookupffn.cli.command_line import compose, composing, read_command_line, sweep_members
 from lookupffn.cli.launch import run_script
 from lookupffn.errors import UserError
+from lookupffn.profiling.system import peak_resident_bytes
 
 GB = 1e9
 TOLERANCE = 0.1
@@ -178,18 +178,9 @@ def _rehearse(model: Any, config: Any, sizes: dict[str, Any], memory: dict[str, 
     off = memory["peak"] / measured - 1
     logger.info(
         "torch allocated %.2f GB at most, the plan is off by %+.1f%%; the process had %.2f GB; a micro-batch of %s "
-        "tokens took %.1f s", measured / GB, 100 * off, _resident() / GB, f"{B * L:,}", seconds,
+        "tokens took %.1f s", measured / GB, 100 * off, peak_resident_bytes() / GB, f"{B * L:,}", seconds,
     )  # fmt: skip
     return abs(off) <= TOLERANCE
-
-
-def _resident() -> int:
-    """The most memory that this process ever had, 0 where the system does not say."""
-    try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return 1024 * int(found[1]) if found else 0
 
 
 if __name__ == "__main__":

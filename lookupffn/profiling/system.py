@@ -63,6 +63,18 @@ def memory_bytes() -> tuple[int, int]:
     return total, int(match[1]) << 10 if match else total // 2
 
 
+def peak_resident_bytes() -> int:
+    """The most memory that this program has had, 0 where the system does not say.
+
+    Not getrusage's figure: that of a started process counts from its parent's.
+    """
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) << 10 if found else 0
+
+
 class OtherWork:
     """What others take of all processors' time while a block runs: ``share``, 0 where the system does not say."""
 
