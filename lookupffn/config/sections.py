@@ -120,6 +120,7 @@ class InitialisationSettings:
 
     position_init: str = option("normal", choices=("normal", "sinusoidal"))
     attention_init: str = option("normal", choices=("normal", "mimetic"))
+    head_init: str = option("normal", choices=("normal", "identity"), later=True)
 
 
 @dataclass(kw_only=True)

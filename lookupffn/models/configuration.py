@@ -52,6 +52,8 @@ class LookupRobertaConfig(InitialisationSettings, AttentionSettings, RobertaPreL
             arXiv 1706.03762, section 3.5, scaled to initializer_range), from which attention finds neighbours sooner.
         attention_init: how attention's matrices start: "normal", as BERT's, or "mimetic" (see initialization.py), from
             which, with sinusoidal positions, it looks at neighbours at once.
+        head_init: how the LM head's transform starts: "normal", as BERT's, or "identity", from which the last layer's
+            features are compared with the token embeddings at once.
         attention_projection: what queries, keys, values and attention's output are projected by: "dense" matrices, or
             "lookup", the operation of ffn=lookup; with attention_init="mimetic" its tables start near those matrices.
         attention_tables: tables of each such lookup; hidden_size / 8 if None.

@@ -1,5 +1,5 @@
-"""Where attention starts from, other than at random: both recipes shorten the plateau that masked language modelling
-starts on, which lasts until attention has found out that neighbours matter."""
+"""Where attention and the LM head start from, other than at random: these recipes shorten the plateau that masked
+language modelling starts on, which lasts until attention has found out that neighbours matter."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from lookupffn.ops import hash_scores
 
 # products of the weights at the start: query with key, value with output
 QUERY_KEY, VALUE_OUTPUT = 1.0, 0.4
+# so small that GELU is nearly linear; the head's LayerNorm restores the scale
+HEAD = 0.2
 # that a lookup's start is fitted on
 _INPUTS_PER_BIT = 8
 
@@ -93,6 +95,16 @@ def mimetic_attention(
             start_as_linear(projection, weight_dd)
         else:
             initialization.copy_(projection.weight, weight_dd.to(projection.weight))
+
+
+@torch.no_grad()
+def identity_transform(dense: nn.Linear) -> None:
+    """Starts the LM head's transform, dense and GELU and LayerNorm, close to a LayerNorm alone.
+
+    Args:
+        dense: from d to d; its bias is kept.
+    """
+    initialization.copy_(dense.weight, HEAD * torch.eye(dense.in_features).to(dense.weight))
 
 
 @torch.no_grad()

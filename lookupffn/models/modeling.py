@@ -21,13 +21,14 @@ from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm impo
     RobertaPreLayerNormAttention,
     RobertaPreLayerNormEmbeddings,
     RobertaPreLayerNormLayer,
+    RobertaPreLayerNormLMHead,
 )
 
 from lookupffn import cost
 from lookupffn.errors import UserError
 from lookupffn.layers import FeedForward, build_ffn
 from lookupffn.models.configuration import LookupRobertaConfig
-from lookupffn.models.initialization import mimetic_attention, sinusoids
+from lookupffn.models.initialization import identity_transform, mimetic_attention, sinusoids
 from lookupffn.models.state_dict import check_local_folder, lay_out_as_new
 
 
@@ -110,6 +111,8 @@ class LookupRobertaPreTrainedModel(RobertaPreLayerNormPreTrainedModel):
             c = self.config
             positions = c.max_position_embeddings if c.position_init == "sinusoidal" else None
             mimetic_attention(*attention_projections(module), c.num_attention_heads, positions)
+        elif isinstance(module, RobertaPreLayerNormLMHead) and self.config.head_init == "identity":
+            identity_transform(module.dense)
 
     def feed_forwards(self) -> list[FeedForward]:
         """The feed-forward of each layer, from the first to the last; not the lookups that project for attention."""

@@ -111,6 +111,15 @@ def test_mimetic_attention_starts_at_one_neighbour_a_head():
     assert (weights.argmax(-1) - 15).tolist() == [-1, 1, -2, 2]
 
 
+def test_the_head_starts_as_a_layer_norm():
+    x = torch.randn(20, 48)
+    for start, low, high in (("identity", 0.95, 1), ("normal", -0.3, 0.3)):
+        head = model(None, head_init=start).lm_head
+        expected = torch.nn.functional.layer_norm(x, (48,)) @ head.decoder.weight.T
+        both = torch.stack([head(x).flatten(), expected.flatten()]).detach()
+        assert low < torch.corrcoef(both)[0, 1] < high
+
+
 def test_mimetic_attention_without_sinusoids_compares_tokens_with_themselves():
     m = model(None, hidden_size=128, num_attention_heads=2, attention_init="mimetic")
     attention = m.base_model.encoder.layer[1].attention
@@ -142,6 +151,7 @@ def test_gemm_takes_its_width_from_the_model_unless_told():
         ({"ffn": {"num_tables": 8}}, "ffn has no name"),
         ({"position_init": "sinusoid"}, "did you mean 'sinusoidal'"),
         ({"attention_init": "mimic"}, "did you mean 'mimetic'"),
+        ({"head_init": "identities"}, "did you mean 'identity'"),
         ({"hidden_size": 50}, "not a multiple of num_attention_heads"),
         ({"chunk_size_feed_forward": -1}, "chunk_size_feed_forward must be 0"),
         ({"chunk_size_feed_forward": True}, "chunk_size_feed_forward must be 0"),
