@@ -1,6 +1,6 @@
 """Hold the predicted time of feed-forwards against the measured one, on the machine at hand.
 
-    python scripts/check_hardware.py measure --folder points/ [--points 99] [--seconds 150] [--only model]
+    python scripts/check_hardware.py measure --folder points/ [--points 84] [--seconds 150] [--only model]
     python scripts/check_hardware.py fit --folder points/ --hardware machine.yaml
     python scripts/check_hardware.py check --folder points/ --hardware machine.yaml --plot docs/hardware/
     python scripts/check_hardware.py advise --folder points/ --hardware machine.yaml [--seconds 150]
@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     from lookupffn.profiling.machine import Machine
     from lookupffn.profiling.points import Measured
 
-BATCH = 11  # points whose samples are explained together
+BATCH = 7  # points whose samples are explained together
 MODEL, HELD_OUT, ADVICE = "points-model.csv", "points-held-out.csv", "advice.csv"
-EARLIER = "points-earlier.csv"  # of another draw: their shapes made the formulas, not the shares
 FILES = {"model": (MODEL,), "held-out": (HELD_OUT,), "both": (MODEL, HELD_OUT)}
 
 TIME_IS_UP = "time is up: the same command goes on\n"
@@ -98,7 +97,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["measure", "fit", "check", "advise", "strategies"])
     parser.add_argument("--folder", type=Path, help="where the measured points are")
-    parser.add_argument("--points", type=int, default=99, help="how many to draw, a third of them held out (99)")
+    parser.add_argument(
+        "--points", type=int, default=84, help="how many to draw, a third of them held out (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, help="of the draw and of what is held out (default: profiling/points.py)")
     parser.add_argument("--only", choices=list(FILES), default="both", help="measure: which of the two files")
     parser.add_argument("--seconds", type=float, default=1e9, help="measure for as long as this, then stop")
@@ -155,15 +156,13 @@ def check(folder: Path, machine: Machine, held_out: bool, plot: Path | None) -> 
     from lookupffn.profiling.points import read_points
 
     shown: list[tuple[Measured, Prediction, bool]] = []
-    for name in (MODEL, EARLIER, HELD_OUT) if held_out else (MODEL,):
+    for name in (MODEL, HELD_OUT) if held_out else (MODEL,):
         if name != MODEL and not (folder / name).exists():
             sys.stdout.write(f"{Path(name).stem}: none\n")
             continue
         points = read_points(folder / name)
         predicted = predictions(points, machine)
         sys.stdout.write(report(Path(name).stem, errors(points, predicted)))
-        if name == EARLIER:
-            continue
         shown += [(one, prediction, name == HELD_OUT) for one, prediction in zip(points, predicted, strict=True)]
     if plot:
         measured, explained, held = zip(*shown, strict=True)

@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     content = measure_machine(args.name, **more)
     machine = machine_from(content, "the measured machine")
     try:
-        write_atomically(args.output, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
+        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+        write_atomically(args.output, f"# Measured by scripts/profile_hardware.py.\n{text}")
     except OSError as error:
         raise UserError(f"cannot write {args.output}: {error.strerror}") from None
     sys.stdout.write(machine_table(machine))

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig
 
+from lookupffn.cli.choices import with_hardware_file
 from lookupffn.cli.launch import run_main
-from lookupffn.cli.project_hardware import with_hardware_file
 
 
 def main(cfg: DictConfig) -> None:

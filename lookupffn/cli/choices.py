@@ -76,6 +76,16 @@ def _variants(config_dir: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield ffn, name, options or {}
 
 
+def with_hardware_file(arguments: list[str]) -> list[str]:
+    """The command line with ``hardware=FILE`` as the key it is: Hydra's group of that name knows only names."""
+    found = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        is_file = key == "hardware" and (value.endswith((".yaml", ".yml")) or "/" in value)
+        found.append(f"hardware_file='{value}'" if is_file else argument)
+    return found
+
+
 def register() -> None:
     """Tells Hydra of other packages' folders and of the members of the race.
 

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
 
+from lookupffn.cli.choices import with_hardware_file
 from lookupffn.cli.launch import run_main, sweep_member
 from lookupffn.cli.sweep import differing_settings
+
+PROJECTED = ("projected_us_per_token", "projected_ratio")  # figures of a run with hardware=
 
 # everything heavy is imported in the functions, so that a mistyped command is answered without waiting for torch
 
 
 def train() -> None:
     """Pretrains a model: lookupffn-train, python train.py."""
-    run_main("train", _train, results=("validation_perplexity", "ffn_flops_per_token"), check=check_pretraining)
+    sys.argv[1:] = with_hardware_file(sys.argv[1:])
+    results = ("validation_perplexity", "ffn_flops_per_token")
+    run_main("train", _train, results=results, shown=PROJECTED, check=check_pretraining)
 
 
 def _train(cfg: DictConfig) -> Mapping[str, Any] | None:
     from lookupffn.objectives import MaskedLanguageModelling
     from lookupffn.training import train as run
 
-    return run(cfg, MaskedLanguageModelling, sweep_member=sweep_member(), differing=differing_settings())
+    summary = run(cfg, MaskedLanguageModelling, sweep_member=sweep_member(), differing=differing_settings())
+    if summary is None or not has_machine(cfg):
+        return summary
+    from lookupffn.cli.project_hardware import project_run
+
+    return summary | project_run(cfg, summary)
+
+
+def has_machine(cfg: DictConfig) -> bool:
+    """Whether a run's config names a machine to project its time to."""
+    return bool(cfg.get("hardware") or cfg.get("hardware_file"))
 
 
 def check_pretraining(cfg: DictConfig) -> None:
@@ -30,6 +46,10 @@ def check_pretraining(cfg: DictConfig) -> None:
     from lookupffn.objectives import MaskedLanguageModelling
     from lookupffn.training.run import build_objective
 
+    if has_machine(cfg):
+        from lookupffn.cli.project_hardware import machine_in
+
+        machine_in(cfg)
     values = resolve(cfg, MaskedLanguageModelling.sections)
     if not values["init_from"]:  # else the model found there decides
         build_objective(values, MaskedLanguageModelling)

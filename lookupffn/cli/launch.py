@@ -42,6 +42,7 @@ def run_main(
     argv: list[str] | None = None,
     *,
     results: Sequence[str] = (),
+    shown: Sequence[str] = (),
     check: Check | None = None,
 ) -> None:
     """Runs ``work`` on the composed config and exits: 0, 2 after a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
@@ -52,11 +53,13 @@ def run_main(
             A ``UserError`` of it becomes one line on stderr.
         argv: the command line without the program's name (default: ``sys.argv[1:]``).
         results: which of the figures a sweep's table shows, and a sweeper (Optuna) minimises or maximises.
+        shown: further figures that the table shows where members have them.
         check: see ``read_command_line``.
     """
     if argv is None:
         prepare_process()
-    exit_with(lambda: _run(config_name, work, list(sys.argv[1:] if argv is None else argv), results, check))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    exit_with(lambda: _run(config_name, work, arguments, (results, shown), check))
 
 
 def run_script(work: Callable[[], object], argv: list[str] | None = None) -> None:
@@ -87,7 +90,9 @@ def exit_with(work: Callable[[], object]) -> None:
         sys.exit(stop.exit_status if isinstance(stop, Interrupted) else EXIT_INTERRUPTED)
 
 
-def _run(config_name: str, work: Work, arguments: list[str], results: Sequence[str], check: Check | None) -> None:
+def _run(
+    config_name: str, work: Work, arguments: list[str], figures: tuple[Sequence[str], ...], check: Check | None
+) -> None:
     # Hydra would print a traceback and exit by itself
     os.environ["HYDRA_FULL_ERROR"] = "1"
     command = read_command_line(config_name, arguments, check=check)
@@ -99,7 +104,7 @@ def _run(config_name: str, work: Work, arguments: list[str], results: Sequence[s
             sys.argv[1:] = command.arguments
             _call_hydra(config_name, _task(work, None))
             return
-        _run_sweep(config_name, command, work, plan_sweep(config_name, command, Path(scratch), results))
+        _run_sweep(config_name, command, work, plan_sweep(config_name, command, Path(scratch), *figures))
 
 
 def _run_sweep(config_name: str, command: Command, work: Work, sweep: Sweep) -> None:

@@ -19,15 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
-def with_hardware_file(arguments: list[str]) -> list[str]:
-    """The command line with ``hardware=FILE`` as the key it is: Hydra's group of that name knows only names."""
-    found = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        is_file = key == "hardware" and (value.endswith((".yaml", ".yml")) or "/" in value)
-        found.append(f"hardware_file='{value}'" if is_file else argument)
-    return found
+TOKENS = 8192  # of a call
 
 
 def project_hardware(cfg: DictConfig) -> None:
@@ -37,15 +29,12 @@ def project_hardware(cfg: DictConfig) -> None:
         UserError: a machine, model or feed-forward that cannot be, or an output that cannot be written.
     """
     from lookupffn.config.race import without_race
-    from lookupffn.profiling.hardware import describe, load_machine, machine_of
+    from lookupffn.profiling.hardware import describe
     from lookupffn.profiling.plots import plot_axes, plot_grid, plot_machines
     from lookupffn.profiling.project import axes, base_point, project, table
 
     config = OmegaConf.to_container(without_race(cfg), resolve=True)
-    if config["hardware_file"]:
-        machine = load_machine(Path(config["hardware_file"]))
-    else:
-        machine = machine_of(config["hardware"], "hardware")
+    machine = machine_in(cfg)
     threads = machine.cores if config["threads"] is None else config["threads"]
     if config["runs"]:
         return _write_times(config, machine, threads)
@@ -61,6 +50,45 @@ def project_hardware(cfg: DictConfig) -> None:
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror}") from None
         sys.stdout.write(f"figures: {folder}\n")
+
+
+def machine_in(cfg: DictConfig) -> Machine:
+    """The machine of a command's hardware_file or, without that, of its hardware.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
+    from lookupffn.profiling.hardware import load_machine, machine_of
+
+    if cfg.hardware_file:
+        return load_machine(Path(cfg.hardware_file))
+    return machine_of(OmegaConf.to_container(cfg.hardware, resolve=True), "hardware")
+
+
+def project_run(cfg: DictConfig, summary: Mapping[str, Any]) -> dict[str, float]:
+    """What the feed-forwards of a run that has just ended would take on its config's machine; says it in a line.
+
+    Args:
+        cfg: the run's, with a machine.
+        summary: of the run.
+
+    Returns:
+        Microseconds a token of all layers, and GEMM's time over it, as ``run_times`` has them.
+    """
+    from lookupffn.config.run import resolve
+    from lookupffn.objectives import MaskedLanguageModelling
+    from lookupffn.report.inference_times import SIZES
+
+    values, machine = resolve(cfg, MaskedLanguageModelling.sections), machine_in(cfg)
+    MaskedLanguageModelling.adopt(values)
+    sizes = {name: values["model"][name] for name in SIZES}
+    us, ratio = ffn_time({"ffn": summary["ffn"], "ffn_options": summary["ffn_options"], **sizes}, machine)
+    logger.info(
+        "projected to %s (all cores, float32, %s tokens a call): %.3g us a token in all feed-forwards, %.2f times as "
+        "fast as GEMM",
+        *(machine.name, f"{TOKENS:,}", us, ratio),
+    )
+    return {"projected_us_per_token": us, "projected_ratio": ratio}
 
 
 def known_machines() -> list[Machine]:
@@ -92,7 +120,7 @@ def _write_times(config: Mapping[str, Any], machine: Machine, threads: int) -> N
 def run_times(
     runs: Sequence[Run],
     machine: Machine,
-    tokens: int = 8192,
+    tokens: int = TOKENS,
     precision: str = "float32",
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -105,8 +133,6 @@ def run_times(
         precision: "float32", "bfloat16" or "int8".
         threads: all cores of the machine if None.
     """
-    from lookupffn.profiling.project import any_seconds
-    from lookupffn.profiling.timing import Point
     from lookupffn.report.inference_times import identity
     from lookupffn.storage import to_json
 
@@ -114,11 +140,8 @@ def run_times(
     variants: dict[str, dict[str, Any]] = {}
     for run in runs:
         what = identity(run)
-        point = Point(what["hidden_size"], 1, 2, 1, 0, tokens, precision, threads)
-        seconds = any_seconds(run.ffn, what["ffn_options"], point, machine)
-        gemm = any_seconds("gemm", {"intermediate_size": what["intermediate_size"]}, point, machine)
-        layers = what["num_hidden_layers"]
-        variants[to_json(what)] = what | {"us_per_token": layers * 1e6 * seconds / tokens, "ratio": gemm / seconds}
+        us, ratio = ffn_time(what, machine, tokens, precision, threads)
+        variants[to_json(what)] = what | {"us_per_token": us, "ratio": ratio}
     return {
         "device_name": machine.name,
         "threads": threads,
@@ -127,6 +150,29 @@ def run_times(
         "projected": True,
         "variants": list(variants.values()),
     }
+
+
+def ffn_time(
+    what: Mapping[str, Any],
+    machine: Machine,
+    tokens: int = TOKENS,
+    precision: str = "float32",
+    threads: int | None = None,
+) -> tuple[float, float]:
+    """Microseconds a token of a feed-forward in all its layers, and how many times that GEMM takes.
+
+    Args:
+        what: as ``identity`` has it.
+        machine, tokens, precision, threads: as for ``run_times``.
+    """
+    from lookupffn.profiling.project import any_seconds
+    from lookupffn.profiling.timing import Point
+
+    threads = machine.cores if threads is None else threads
+    point = Point(what["hidden_size"], 1, 2, 1, 0, tokens, precision, threads)
+    seconds = any_seconds(what["ffn"], what["ffn_options"], point, machine)
+    gemm = any_seconds("gemm", {"intermediate_size": what["intermediate_size"]}, point, machine)
+    return what["num_hidden_layers"] * 1e6 * seconds / tokens, gemm / seconds
 
 
 def _listed(value: str | list[str]) -> list[str]:

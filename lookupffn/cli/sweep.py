@@ -35,7 +35,8 @@ class Sweep:
         size: how many members there are; None where the sweeper decides on the way.
         swept: what the user gave several values for, as "ffn", "seed".
         differing: the settings that are not the same in all members, as "ffn.num_tables", "seed".
-        results: the names of the figures that the table shows.
+        results: the names of the figures that the table shows and that a sweeper may minimise or maximise.
+        shown: the names of those that the table shows where members have them.
         folder: where members leave notes of their progress, their failures, and their figures for the table.
         pid: of the process that runs the sweep.
     """
@@ -44,6 +45,7 @@ class Sweep:
     swept: tuple[str, ...]
     differing: tuple[str, ...]
     results: tuple[str, ...]
+    shown: tuple[str, ...]
     folder: Path
     pid: int
 
@@ -84,7 +86,8 @@ class Sweep:
             return None
         own = self._own_settings()
         found = tuple(figures.get(name) for name in self.results)
-        row = [*(own.get(name, "") for name in self.swept), *map(_number, found)]
+        shown = map(figures.get, self.shown)
+        row = [*(own.get(name, "") for name in self.swept), *map(_number, (*found, *shown))]
         self._notes().with_suffix(".json").write_text(json.dumps(row), encoding="utf-8")
         return found or None
 
@@ -93,7 +96,9 @@ class Sweep:
         rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))]
         if not rows or not self.results:
             return ""
-        rows = [[*self.swept, *self.results], *rows]
+        rows = [[*self.swept, *self.results, *self.shown], *rows]
+        kept = [i for i in range(len(rows[0])) if rows[0][i] not in self.shown or any(row[i] for row in rows[1:])]
+        rows = [[row[i] for i in kept] for row in rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         names = len(self.swept)
         lines = [
@@ -117,7 +122,9 @@ def differing_settings() -> tuple[str, ...]:
     return () if _State.sweep is None else _State.sweep.differing
 
 
-def plan_sweep(config_name: str, command: Command, scratch: Path, results: Sequence[str]) -> Sweep:
+def plan_sweep(
+    config_name: str, command: Command, scratch: Path, results: Sequence[str], shown: Sequence[str] = ()
+) -> Sweep:
     """What is known of a sweep before its first member runs."""
     sweeping = [override for override in command.overrides if override.is_sweep_override()]
     counts = [len(expanded(override)) for override in sweeping]
@@ -126,6 +133,7 @@ def plan_sweep(config_name: str, command: Command, scratch: Path, results: Seque
         swept=tuple(override.get_key_element() for override in sweeping),
         differing=tuple(_differing(config_name, command)),
         results=tuple(results),
+        shown=tuple(shown),
         folder=scratch / "members",
         pid=os.getpid(),
     )

@@ -86,6 +86,8 @@ def resolve(cfg: DictConfig, sections: Sequence[str]) -> dict[str, Any]:
         UserError: a section is missing, or a path is something else.
     """
     values = OmegaConf.to_container(without_race(cfg), resolve=True, throw_on_missing=True)
+    for key in ("hardware", "hardware_file"):  # where the time is projected to is no part of a run
+        values.pop(key, None)
     if "checkpoint" in values:  # what fine-tuning calls it
         values["init_from"] = values.pop("checkpoint")
     for section in (*sections, *_SECTIONS):

@@ -15,6 +15,7 @@ from lookupffn.profiling.points import Measured
 
 MEDIAN_BAR, MOST_BAR, SIGN_MARGIN = 0.15, 0.35, 0.10
 _PART_WEIGHT = 0.3  # parts are known by a few hundred samples only
+_START_WEIGHT = 0.08
 _LARGEST_CHANGE = np.log(30.0)
 
 
@@ -68,8 +69,8 @@ def fit(measured: Sequence[Measured], machine: Machine) -> dict[str, float]:
             found.append(np.log(predicted.gemm_seconds / one.gemm))
             for parts, total in ((predicted.lookup, one.lookup), (predicted.gemm, one.gemm)):
                 found += [_PART_WEIGHT * (parts[part] - one.parts[part]) / total for part in parts if part in one.parts]
-        # shares that no point decides stay where they are
-        return np.array(found + list(0.02 * (logs - start)))
+        # what few points decide stays near its start
+        return np.array(found + list(_START_WEIGHT * (logs - start)))
 
     solution = least_squares(
         residuals, start, bounds=(start - _LARGEST_CHANGE, start + _LARGEST_CHANGE), loss="soft_l1", f_scale=0.2

@@ -31,7 +31,7 @@ SMALLEST, LARGEST = 16 << 10, 2 << 30
 _STEP_TWICE = 64 << 20  # bytes: working sets double up to here and then quadruple
 _PREFETCHES = ((4, 1), (8, 2))  # rows ahead, level; the better of them counts
 _SECONDS = 100
-_BUSY, _UNSETTLED = 0.05, 0.02  # of all processors' time; of the figures
+_UNSETTLED = 0.02  # of the figures
 
 
 def measure_machine(
@@ -53,7 +53,7 @@ def measure_machine(
     """
     start = time.monotonic()
     load = system.other_work()
-    if load > _BUSY:
+    if load > passes.DISTURBED:
         logger.warning("the machine is busy: other work takes %.0f%% of it; figures will be too low", 100 * load)
     sizes = _sizes(_affordable(largest))
     measured = loops()
@@ -63,7 +63,7 @@ def measure_machine(
         with tqdm(total=passes.LEAST * len(tasks), desc="measuring", disable=not progress, file=sys.stderr) as bar:
             found = passes.in_passes([partial(_named, *task) for task in tasks.items()], seconds=seconds, bar=bar)
     unsettled = [key for key, rates in found.items() if not passes.settled(rates)]
-    if work.share > _BUSY:
+    if work.share > passes.DISTURBED:
         logger.warning(
             "the machine was busy: other work took %.0f%% of it; measure again when nothing else runs", 100 * work.share
         )

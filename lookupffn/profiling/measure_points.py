@@ -24,7 +24,7 @@ from lookupffn.profiling.timing import Point, by_turns, in_precision, input_type
 logger = logging.getLogger(__name__)
 
 _PASSES = 3
-_MOST_TIME = 2  # times that of the passes, while some figures do not agree
+_MOST_TIME = 3  # times that of the passes, while some figures do not agree
 _COUNTED_TOKENS = 2048
 _MORE_INPUTS = 3
 _MOST_INPUT_BYTES = 64 << 20
@@ -42,7 +42,7 @@ def measure(
         progress: called after each is built.
 
     Raises:
-        UserError: there is no compiler or, for parts, no addr2line.
+        UserError: other work disturbed too much of it, there is no compiler or, for parts, no addr2line.
     """
     benches = []
     for point in points:
@@ -59,6 +59,9 @@ def measure_lookups(points: Sequence[Point], *, seconds: float = 0.3) -> list[fl
     Args:
         points: which; all their weights are in memory together.
         seconds: how long to go on at each.
+
+    Raises:
+        UserError: other work disturbed too much of it, or there is no compiler.
     """
     benches = [Bench(point, gemm=False) for point in points]
     best = _in_passes(benches, seconds, False)
@@ -71,6 +74,7 @@ def _in_passes(benches: Sequence[Bench], seconds: float, parts: bool) -> dict[tu
         [partial(bench.rates, seconds / _PASSES, parts) for bench in benches],
         seconds=_MOST_TIME * seconds * len(benches),
         least=_PASSES,
+        strict=seconds > 0,
     )
     unsettled = sum(not passes.settled(rates) for rates in found.values())
     if unsettled and seconds:

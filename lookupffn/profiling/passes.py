@@ -9,8 +9,12 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from lookupffn.errors import UserError
+from lookupffn.profiling import system
+
 LEAST = 10  # passes over everything
 AGREE = 0.05
+DISTURBED = 0.05  # of all processors' time
 _BEST = 3  # rates that make a figure
 _PAUSE_S = 0.2
 
@@ -22,38 +26,50 @@ def in_passes(
     *,
     seconds: float,
     least: int = LEAST,
+    strict: bool = False,
     bar: tqdm | None = None,
 ) -> dict[Key, list[float]]:
-    """Rates of each figure: ``least`` of all, then more of those that are not settled.
+    """Rates of each figure: some of all, then more of those that are not settled.
 
     Args:
         measurements: each measures the rates of some figures once.
         seconds: after which no further pass is begun; ``least`` passes are made in any case.
-        least: passes over all figures.
+        least: passes over all figures that other work must not disturb.
+        strict: give up where there were fewer of those.
         bar: counts measurements.
+
+    Raises:
+        UserError: other work disturbed too many passes, if ``strict``.
     """
     found: dict[Key, list[float]] = defaultdict(list)
     left = list(measurements)
     end = time.monotonic() + seconds
-    done = 0
+    done = undisturbed = 0
     while left and (done < least or time.monotonic() < end):
         unsettled = []
-        for measure in left:
-            rates = measure()
-            for key, rate in rates.items():
-                found[key].append(rate)
-            if not all(settled(found[key]) for key in rates):
-                unsettled.append(measure)
-            if bar is not None:
-                bar.update()
+        with system.OtherWork() as work:
+            for measure in left:
+                rates = measure()
+                for key, rate in rates.items():
+                    found[key].append(rate)
+                if not all(settled(found[key]) for key in rates):
+                    unsettled.append(measure)
+                if bar is not None:
+                    bar.update()
         done += 1
+        undisturbed += work.share < DISTURBED
         if done >= least:
-            left = unsettled
+            left = unsettled if undisturbed >= least else left
             if bar is not None:
                 bar.total += len(left)
-                bar.set_postfix_str(f"{len(left)} figures do not agree yet")
+                bar.set_postfix_str(f"{len(unsettled)} figures do not agree yet")
             if len(left) < len(measurements) / 10:
                 time.sleep(_PAUSE_S)  # a short pass may see nothing but one piece of other work
+    if strict and measurements and undisturbed < least:
+        raise UserError(
+            f"other work disturbed {done - undisturbed} of {done} passes (more than {DISTURBED:.0%} of the machine): "
+            "repeat the command when nothing else runs; it goes on where it was"
+        )
     return dict(found)
 
 

@@ -46,7 +46,7 @@ def save(figure: Figure, path: Path) -> None:
 def plot_check(
     measured: Sequence[Measured], predicted: Sequence[Prediction], path: Path, title: str, held_out: Sequence[bool]
 ) -> None:
-    """Predicted against measured microseconds a call: whole feed-forwards, a lookup's parts, GEMM's parts.
+    """Predicted against measured: whole feed-forwards, how many times faster than GEMM, a lookup's parts, GEMM's parts.
 
     Args:
         measured: points.
@@ -55,8 +55,8 @@ def plot_check(
         title: the machine, for instance.
         held_out: of each point, whether the model was made without it; those are filled.
     """
-    figure = new_figure(15, 5.2)
-    whole, lookup, gemm = figure.subplots(1, 3)
+    figure = new_figure(11, 10.4)
+    (whole, faster), (lookup, gemm) = figure.subplots(2, 2)
     held = np.array(held_out, dtype=bool)
     totals = {
         "lookup": [(1e6 * m.lookup, 1e6 * p.lookup_seconds) for m, p in zip(measured, predicted, strict=True)],
@@ -64,6 +64,11 @@ def plot_check(
     }
     _scatter(whole, totals, held)
     whole.set_title("whole feed-forwards")
+    ratios = [(m.gemm / m.lookup, p.ratio) for m, p in zip(measured, predicted, strict=True)]
+    _scatter(faster, {"lookup against GEMM": ratios}, held)
+    faster.axhline(1, color="0.3", linewidth=1)
+    faster.axvline(1, color="0.3", linewidth=1)
+    faster.set_title("times as fast as GEMM; top left, bottom right: the wrong one", fontsize=11)
     for axes, name, parts_of in ((lookup, "lookup, by part", "lookup"), (gemm, "GEMM, by part", "gemm")):
         pairs: dict[str, list[tuple[float, float]]] = {}
         for one, prediction in zip(measured, predicted, strict=True):
@@ -74,7 +79,7 @@ def plot_check(
         # what takes less than a microsecond is seldom sampled
         _scatter(axes, {part: found for part, found in pairs.items() if any(m > 0 for m, _ in found)}, held, least=2.0)
         axes.set_title(name)
-    figure.suptitle(f"{title}: microseconds a call; filled: held out; grey: within {_BAND:.0%}")
+    figure.suptitle(f"{title}: microseconds a call, and ratios; filled: held out; grey: within {_BAND:.0%}")
     save(figure, path)
 
 

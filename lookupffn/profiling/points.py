@@ -16,7 +16,7 @@ from lookupffn.errors import UserError
 from lookupffn.profiling import sampling
 from lookupffn.profiling.timing import Point
 
-SEED = 20251126
+SEED = 20261125
 GEMM_PARTS = ("first product", "activation", "second product")
 _MOST_TABLES = 1 << 28  # bytes in float32: many times any third-level cache's share of a core
 _MOST_FLOPS = 8e10  # of GEMM in a call: 0.7 s with one thread of Zen 4

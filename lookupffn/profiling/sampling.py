@@ -29,8 +29,8 @@ _MOST = 1 << 18
 # innermost function first; what none of these names is the call
 _FUNCTIONS = (
     (
-        r"product_strip|product_rest|block_product|tile_product|project_digits|split_tokens|project_on_tiles|"
-        r"run_vnni512|run_amx|strip256|Strip512|^run$|dispatch_rows|int8_product|quantize|pairs_|Int8Projection",
+        r"[Ss]trip|product_rest|block_product|tile_product|project_digits|split_tokens|project_on_tiles|run_vnni512|"
+        r"run_amx|^run$|dispatch_rows|int8_product|quantize|pairs_|Int8Projection",
         "projection",
     ),
     (r"butterfly|across_blocks", "transform"),

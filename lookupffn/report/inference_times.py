@@ -17,7 +17,8 @@ from lookupffn.report.fine_tuned import FineTuned
 from lookupffn.report.runs import Run, flat, is_number, stated
 from lookupffn.storage import read_json
 
-_IDENTITY = ("ffn", "ffn_options", "hidden_size", "num_hidden_layers", "intermediate_size")
+SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size")
+_IDENTITY = ("ffn", "ffn_options", *SIZES)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def identity(run: Run | FineTuned) -> dict[str, Any]:
 
     The model's intermediate size belongs to it because it is that of the GEMM beside which one measures.
     """
-    sizes = {key: run.conditions.get(f"model.{key}") for key in _IDENTITY[2:]}
+    sizes = {key: run.conditions.get(f"model.{key}") for key in SIZES}
     return {"ffn": run.ffn, "ffn_options": dict(run.summary["ffn_options"]), **sizes}
 
 

@@ -56,6 +56,16 @@ def test_members_are_numbered_and_end_in_a_table(capsys: pytest.CaptureFixture):
 
 
 @pytest.mark.slow
+def test_figures_that_few_members_have(capsys: pytest.CaptureFixture):
+    def work(cfg):
+        return {"loss": 2.0, "more": 1.5} if cfg.seed else {"loss": 3.0}
+
+    run_main("train", work, ["-m", "seed=0,1"], results=("loss",), shown=("more", "none"))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["seed", "loss", "more"] and rows[2:] == [["0", "3"], ["1", "2", "1.5"]]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["it's", "a b", "x=1,y", "${x}"])
 def test_temporary_and_working_folders_of_any_name(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / where

@@ -2,7 +2,27 @@ from itertools import count
 
 import pytest
 
+from lookupffn import UserError
+from lookupffn.profiling import system
 from lookupffn.profiling.passes import LEAST, in_passes, settled, value
+
+
+@pytest.fixture(autouse=True)
+def nothing_else(monkeypatch):
+    """No other work in the passes to come but for the given shares."""
+    shares = []
+
+    class OtherWork:
+        share = 0.0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.share = shares.pop(0) if shares else 0.0
+
+    monkeypatch.setattr(system, "OtherWork", OtherWork)
+    return shares
 
 
 def test_what_does_not_agree_is_measured_again():
@@ -20,6 +40,17 @@ def test_what_does_not_agree_is_measured_again():
     # three undisturbed rates and more by the tenth pass
     assert len(found["disturbed"]) == LEAST and value(found["disturbed"]) == 100.0
     assert len(found["a"]) == len(found["b"]) == LEAST + 1
+
+
+def test_passes_that_other_work_disturbed_do_not_count(nothing_else):
+    nothing_else += [0.5, 0.0, 0.2]
+    assert len(in_passes([lambda: {"a": 1.0}], seconds=60, least=3)["a"]) == 5
+
+
+def test_too_many_disturbed_passes_are_one_line(nothing_else):
+    nothing_else += [0.5] * 2
+    with pytest.raises(UserError, match="other work disturbed 2 of 2 passes"):
+        in_passes([lambda: {"a": 1.0}], seconds=0, least=2, strict=True)
 
 
 def test_time_ends_what_never_agrees():

@@ -118,6 +118,7 @@ def test_the_plot(tmp_path):
         (["operator", "add_reads", "gather_sliced"], "gather"),
         (["_mm512_dpbusd_epi32", "run"], "projection"),
         (["Strip512"], "projection"),
+        (["FloatStrip"], "projection"),
         (["lookup_ffn"], "call"),
     ],
 )

@@ -1,11 +1,15 @@
 import json
+import logging
 from dataclasses import replace
 
 import pytest
 
 from lookupffn import UserError
-from lookupffn.cli.project_hardware import project_hardware, with_hardware_file
+from lookupffn.cli.choices import with_hardware_file
+from lookupffn.cli.commands import PROJECTED, check_pretraining
+from lookupffn.cli.project_hardware import project_hardware, project_run
 from lookupffn.config.race import without_race
+from lookupffn.config.run import resolve
 from lookupffn.layers import build_ffn
 from lookupffn.profiling import advise, load_machine
 from lookupffn.profiling.advise import flops_of
@@ -72,6 +76,26 @@ def test_times_of_runs_for_a_comparison(tmp_path, capsys):
     assert by_name["lookup"]["us_per_token"] * by_name["lookup"]["ratio"] == pytest.approx(
         by_name["gemm"]["us_per_token"]
     )
+
+
+def test_a_run_is_projected_to_its_machine(caplog):
+    """hardware= of training: figures beside those of the run, whose own config does not know of it."""
+    cfg = compose("train", "hardware=grace", "ffn=lookup", "ffn.num_tables=32")
+    options = {name: value for name, value in without_race(cfg).ffn.items() if name != "name"}
+    with caplog.at_level(logging.INFO):
+        found = project_run(cfg, {"ffn": "lookup", "ffn_options": options})
+    model = cfg.model
+    point = Point(model.hidden_size, 1, 2, 1, 0, 8192, "float32", load_machine("grace").cores)
+    seconds = any_seconds("lookup", options, point, load_machine("grace"))
+    assert found["projected_us_per_token"] == pytest.approx(model.num_hidden_layers * 1e6 * seconds / 8192)
+    assert found.keys() == set(PROJECTED) and "projected to" in caplog.text
+    assert not {"hardware", "hardware_file"} & resolve(cfg, ("data", "model", "ffn")).keys()
+
+
+def test_a_run_with_a_machine_that_is_none(tmp_path):
+    (tmp_path / "bad.yaml").write_text("kind: imagined\n")
+    with pytest.raises(UserError, match="kind must be measured"):
+        check_pretraining(compose("train", f"hardware_file={tmp_path}/bad.yaml"))
 
 
 def test_recipes_keep_their_proportions():

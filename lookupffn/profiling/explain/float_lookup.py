@@ -11,6 +11,7 @@ from lookupffn.profiling.explain.work import CHUNK, TILE_PRODUCT, VECTOR, Lookup
 from lookupffn.profiling.timing import BYTES
 
 _CODE_BYTES = 8
+_CHECKED_ALONE = 384 << 10  # bytes of weights that one thread checks
 # Measured on two cores of a Sapphire Rapids (docs/performance.md, d 512): BH4's time on tiles to its time without; the
 # gather's time in float16 to its time in float32.
 _TILE_PROJECTION = {"float32": 0.7, "bfloat16": 0.45}
@@ -23,7 +24,7 @@ class FloatLookup(Lookup):
     def parts(self) -> dict[str, float]:
         """See the base class."""
         p = self.point
-        found = {"call": self.call(self._regions())}
+        found = {"call": 0.0}
         if p.block:
             few, threads = self._few(), self._hash_threads()
             tiles = has_tiles(self.machine) and p.tokens >= LEAST_FOR_DIGITS
@@ -40,7 +41,21 @@ class FloatLookup(Lookup):
             gather, packing, resource = in_memory, 0.0, "memory"
         found["gather"], found["packing"] = self.use(resource, gather), packing
         self.use(self.where(self.table_bytes), packing)
+        found["call"] = self.call(self._regions(), sum(found.values())) + self._checking() + self._rounding()
         return found
+
+    def _checking(self) -> float:
+        """Each call reads BH4's weights to see whether they are those that were folded."""
+        p = self.point
+        size = 4 * p.copies * p.padded * p.block * BYTES[p.precision]
+        threads = self.threads if size > _CHECKED_ALONE else 1
+        return self.use("cache", size / (self.shares["check"] * self.stream(size, threads))) if p.block else 0.0
+
+    def _rounding(self) -> float:
+        """Outputs in bfloat16 are sums in float32 first."""
+        p = self.point
+        count = p.tokens * p.d if p.precision == "bfloat16" else 0
+        return self.use("arithmetic", self.cycles(count * self.shares["narrow_cycles"], self.threads))
 
     def _few(self) -> bool:
         """Whether threads share copies of BH4 and not tokens."""
@@ -101,18 +116,28 @@ class FloatLookup(Lookup):
         reads = p.tokens * p.tables * p.probes * chunks
         rows = reads * row / (s["sliced"] * self.rows(row, group * p.rows * row, self.threads))
         arithmetic = 2 * reads * CHUNK / self.peak(self.threads)
+        # sums are read and written again for each group of tables but the first, which writes only
+        splits = self._splits(chunks)
+        kept = p.tokens * row / splits * min(self.threads, chunks * splits)
+        passed = p.tokens * chunks * row * (2 * ceil(p.tables / group) - 1)
+        sums = passed / (s["sums"] * self.stream(kept, self.threads))
         wide = 4 * p.d if p.precision == "bfloat16" else 0
         at_once = min(p.tokens, max(TILE, CODES_AT_ONCE // max(_CODE_BYTES * p.tables * p.probes, wide)))
         calls = ceil(p.tokens / at_once)
         # a column of slices for each thread, or tokens split, and then each of them copies
-        copies = calls * (ceil(self.threads / chunks) if chunks < self.threads else 1)
+        copies = calls * splits
         packed = copies * self.table_bytes / (s["packing"] * self.stream(self.table_bytes, self.threads))
         if p.precision != "float32":
             numbers = copies * p.tables * p.rows * p.d
             packed = max(packed, numbers / (s["packing_widen"] * self.peak(self.threads)))
             if has_tiles(self.machine):  # they come with arithmetic in float16
                 rows, arithmetic = _HALF_GATHER * rows, _HALF_GATHER * arithmetic
-        return max(rows, arithmetic), packed, "arithmetic" if arithmetic > rows else "cache"
+        return max(rows, arithmetic) + sums, packed, "arithmetic" if arithmetic > rows else "cache"
+
+    def _splits(self, chunks: int) -> int:
+        """Parts of the tokens, each of which copies the tables: the kernels' own rule (csrc/tables.h)."""
+        wanted = 1 if chunks >= self.threads else ceil(self.threads / chunks)
+        return min(wanted, max(1, self.point.tokens // 64))
 
     def _direct(self) -> tuple[float, float, str]:
         """Whole rows from wherever they lie; those that several tokens want come from the second-level cache again."""
@@ -121,7 +146,7 @@ class FloatLookup(Lookup):
         reads = p.tokens * p.tables * p.probes
         tile = max(1, min(p.tokens, int(self._slice_bytes() / (4 * p.d))))
         distinct = p.tokens / tile * p.tables * self.distinct(tile * p.probes)
-        touched = p.tables * 2**self.entropy * row
+        touched = p.tables * 2**self.entropy * row + self.between
         far = touched > self.last_cache
         share = s["direct_memory" if far else "direct"]
         first = distinct * row / (share * self.rows(row, touched, self.threads))

@@ -12,6 +12,7 @@ from lookupffn.profiling.timing import BYTES, Point
 
 CHUNK = 64  # columns of a slice
 VECTOR = 16  # tokens or tables that are hashed at once
+_COOLING = 2e-3  # seconds of work after which half of what Python needs has left the caches
 # Measured on two cores of a Sapphire Rapids (docs/performance.md): torch's product as a share of the tiles' peak.
 TILE_PRODUCT = 0.075
 
@@ -53,6 +54,12 @@ class Lookup(ABC):
         return p.tables * p.rows * p.d * BYTES[p.precision]
 
     @property
+    def between(self) -> float:
+        """Bytes that are used between two calls and drive rows out of caches: GEMM's, or another layer's, weights."""
+        p = self.point
+        return self.shares["between"] * cost.gemm_ffn(p.d, 4 * p.d).parameters * BYTES[p.precision]
+
+    @property
     def last_cache(self) -> float:
         """Bytes that the last cache holds, as the curves show."""
         return self.machine.levels[-2].seen_bytes
@@ -82,11 +89,17 @@ class Lookup(ABC):
         even = 2**self.entropy
         return even * (1 - (1 - 1 / even) ** reads)
 
-    def call(self, regions: int) -> float:
-        """The way from Python to the kernel, and starting threads."""
+    def call(self, regions: int, work: float) -> float:
+        """The way from Python to the kernel, and starting threads.
+
+        Args:
+            regions: parallel ones.
+            work: seconds of everything else; the longer it lasts, the less of Python waits in a cache.
+        """
         name, calls = f"lookup_{self.point.precision}", self.machine.call_us
         starts = regions * 1e-6 * self.shares["start_us"] if self.threads > 1 else 0.0
-        return self.use("calls", 1e-6 * self.shares["call"] * calls.get(name, calls["lookup"]) + starts)
+        cold = 1 + self.shares["call_cold"] * work / (work + _COOLING)
+        return self.use("calls", 1e-6 * self.shares["call"] * cold * calls.get(name, calls["lookup"]) + starts)
 
     def bh4_projection(self, threads: int, tile: int, apart: bool, faster: float = 1.0, form: str = "float32") -> float:
         """BH4's block products: arithmetic, or reading all weights once a tile.
