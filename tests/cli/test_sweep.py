@@ -62,7 +62,7 @@ def test_figures_that_few_members_have(capsys: pytest.CaptureFixture):
 
     run_main("train", work, ["-m", "seed=0,1"], results=("loss",), shown=("more", "none"))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == ["seed", "loss", "more"] and rows[2:] == [["0", "3"], ["1", "2", "1.5"]]
+    assert rows[0] == ["seed", "loss", "more"] and rows[2:] == [["0", "3.000"], ["1", "2.000", "1.500"]]
 
 
 @pytest.mark.slow
