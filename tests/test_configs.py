@@ -37,7 +37,8 @@ def resolved(name: str, *overrides: str) -> dict:
 
 
 def check(config: dict) -> None:
-    values = {name: value for name, value in config.items() if name != "checkpoint"}
+    of_commands = {"checkpoint", "hardware", "hardware_file"}
+    values = {name: value for name, value in config.items() if name not in of_commands}
     if values.get("task", {}).get("name") == "glue":  # each of whose runs is another task
         values["task"] = {**values["task"], "name": "cola"}
     run = read_run(values)
