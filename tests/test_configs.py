@@ -13,7 +13,7 @@ from lookupffn.cli.choices import CONFIG_DIR, race_members
 from lookupffn.cli.command_line import composing
 from lookupffn.config.data import SOURCES
 from lookupffn.config.race import without_race
-from lookupffn.config.run import read_run
+from lookupffn.config.run import RunConfig, read_run
 from lookupffn.config.sections import (
     SECTIONS,
     TOKENIZERS,
@@ -36,12 +36,16 @@ def resolved(name: str, *overrides: str) -> dict:
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
-def check(config: dict) -> None:
+def read(config: dict) -> RunConfig:
+    """Without what is the command's, not the run's."""
     of_commands = {"checkpoint", "hardware", "hardware_file"}
-    values = {name: value for name, value in config.items() if name not in of_commands}
-    if values.get("task", {}).get("name") == "glue":  # each of whose runs is another task
-        values["task"] = {**values["task"], "name": "cola"}
-    run = read_run(values)
+    return read_run({name: value for name, value in config.items() if name not in of_commands})
+
+
+def check(config: dict) -> None:
+    if config.get("task", {}).get("name") == "glue":  # each of whose runs is another task
+        config = {**config, "task": {**config["task"], "name": "cola"}}
+    run = read(config)
     check_tracker(run.tracker)
     build_model_config(run.model, run.ffn, run.transformers)
     assert run.data is None or run.data.sequence_length == run.model.sequence_length
@@ -107,7 +111,7 @@ def test_the_paper_trains_and_starts_as_roberta():
     """What RoBERTa's own defaults in transformers say of the model, and what follows from the numbers of the run."""
     config = resolved("train", "experiment=paper_small_512_gemm")
     theirs = RobertaConfig()
-    run = read_run(config)
+    run = read(config)
     ours = build_model_config(run.model, run.ffn, run.transformers)
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_act", "initializer_range"):
         assert getattr(ours, name) == getattr(theirs, name), name
