@@ -10,7 +10,7 @@ from tests.training.tiny import section
 @pytest.mark.parametrize(
     ("changes", "budget"),
     [
-        ({}, Budget("steps", 1500)),
+        ({}, Budget("steps", 6000)),
         ({"max_tokens": 1e6}, Budget("tokens", 1e6)),
         ({"max_epochs": 3, "max_steps": 200}, Budget("epochs", 3)),
         ({"max_epochs": 3, "max_steps": 149}, Budget("steps", 149)),
