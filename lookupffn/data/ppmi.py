@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# tokens counted: ten million tell neighbours apart as well as all of a longer text
+# tokens counted, so that a start takes seconds however long the text is
 _MOST_TOKENS = 10**7
 # exponent of the neighbours' frequencies, without which rare ones weigh most
 _SMOOTHING = 0.75

@@ -47,8 +47,6 @@ class MaskedLanguageModelling(Objective):
         config, training = self.config, self.config.training
         assert config.data is not None
         self._seed, mask_rate, batch_size = config.run.seed, config.data.mask_rate, training.batch_size
-        self._unigram_bias = config.model.output_bias_init == "unigram"
-        self._ppmi_embeddings = config.model.embedding_init == "ppmi"
         self._batches = partial(
             training_batches, seed=self._seed, batch_size=batch_size, num_workers=training.num_workers
         )
@@ -90,11 +88,11 @@ class MaskedLanguageModelling(Objective):
     def _start_from_counts(self, model: LookupRobertaForMaskedLM) -> None:
         """The starts that the training text's own counts give, the same for every feed-forward."""
         counts = self._data.token_counts
-        if self._unigram_bias:
+        if self.config.model.output_bias_init == "unigram":
             # Learned, the unigram moves all token embeddings the same way, since the output matrix is tied to them,
             # and tokens look alike to attention for longer.
             model.lm_head.bias.copy_(torch.from_numpy(unigram_log_probabilities(counts)))
-        if self._ppmi_embeddings:
+        if self.config.model.embedding_init == "ppmi":
             # Until the embeddings know which tokens have the same neighbours, attention has nothing to pass on.
             embeddings_Vd = model.get_input_embeddings().weight
             vectors_Vd = torch.from_numpy(

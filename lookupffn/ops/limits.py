@@ -5,6 +5,8 @@ MAX_BITS = 24  # of a code: codes are exact in float32 up to here
 SMALLEST_BLOCK = 16  # smaller blocks of BH4 are joined: a vector of AVX-512
 TILE = 48  # tokens that pass through BH4 and the hash together
 LEAST_FOR_DIGITS = 96  # tokens: below, reading the digits of the weights takes longer
+CHECKED_BYTES = 128 << 10  # of BH4's weights that a thread compares at a time with those that were folded
+CHECKED_ALONE = 3  # such pieces: for so few, waking the other threads takes longer
 CODES_AT_ONCE = 24 << 20  # bytes of codes and scores, or of sums that become bfloat16
 
 # of a layer that is prepared for int8

@@ -8,14 +8,13 @@ from typing import Any
 
 from lookupffn import cost
 from lookupffn.errors import UserError
-from lookupffn.ops.limits import SMALLEST_BLOCK
+from lookupffn.ops.limits import MAX_PROBES, SMALLEST_BLOCK
 from lookupffn.profiling.explain import Prediction, predict
 from lookupffn.profiling.machine import TYPES, Machine
 from lookupffn.profiling.measure_points import measure_lookups
 from lookupffn.profiling.timing import Point
 
 GEMM_SHARE = 1 / 6  # of GEMM's FLOPs: the paper's claim
-MOST_PROBES = 4  # of the kernels
 _TRIAL_SECONDS = 0.2
 
 
@@ -65,7 +64,7 @@ def candidates(
     """
     found = []
     blocks = [block for block in (16, 32, 64) if SMALLEST_BLOCK <= block <= d]
-    for probes in range(1, MOST_PROBES + 1):
+    for probes in range(1, MAX_PROBES + 1):
         for rows in sizes:
             for block in blocks or [d]:
                 tables = -(-rows_read // probes)

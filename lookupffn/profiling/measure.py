@@ -61,7 +61,7 @@ def measure_machine(
         buffers = {pages: stack.enter_context(measured.buffer(sizes[-1], pages == "huge")) for pages in PAGES}
         tasks = _arithmetic(measured) | _memory(measured, buffers, sizes) | _calls(measured)
         with tqdm(total=passes.LEAST * len(tasks), desc="measuring", disable=not progress, file=sys.stderr) as bar:
-            found = passes.in_passes([partial(_named, *task) for task in tasks.items()], seconds=seconds, bar=bar)
+            found = passes.in_passes(passes.one_each(tasks), seconds=seconds, bar=bar)
     unsettled = [key for key, rates in found.items() if not passes.settled(rates)]
     if work.share > passes.DISTURBED:
         logger.warning(
@@ -153,10 +153,6 @@ def _calls(measured: Loops) -> Tasks:
     for name, function in smallest_calls().items():
         tasks["call", name] = _inverse(partial(_median_us, function))
     return tasks
-
-
-def _named(key: tuple, measure: Callable[[], float]) -> dict[tuple, float]:
-    return {key: measure()}
 
 
 def _inverse(measure: Callable[[], float]) -> Callable[[], float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -71,6 +72,15 @@ def in_passes(
             "repeat the command when nothing else runs; it goes on where it was"
         )
     return dict(found)
+
+
+def one_each(figures: Mapping[Key, Callable[[], float]]) -> list[Callable[[], Mapping[Key, float]]]:
+    """``measurements`` of one figure each, from what measures its rate once."""
+    return [partial(_one, key, measure) for key, measure in figures.items()]
+
+
+def _one(key: Key, measure: Callable[[], float]) -> dict[Key, float]:
+    return {key: measure()}
 
 
 def settled(rates: Sequence[float]) -> bool:

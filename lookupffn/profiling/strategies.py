@@ -70,14 +70,9 @@ class _Gathers:
 
     def results(self) -> list[Result]:
         """All of them, measured in turn again and again."""
-        measurements = [partial(_named, *rate) for rate in self.rates.items()]
-        found = passes.in_passes(measurements, seconds=_SECONDS)
+        found = passes.in_passes(passes.one_each(self.rates), seconds=_SECONDS)
         each = {key: 1 / passes.value(rates) for key, rates in found.items()}
         return [Result(*key, us, self.row_bytes[key] / us / 1e3) for key, us in each.items()]
-
-
-def _named(key: tuple[str, str], measure: Callable[[], float]) -> dict[tuple[str, str], float]:
-    return {key: measure()}
 
 
 def measure_strategies(progress: Callable[[], object] = int) -> list[Result]:

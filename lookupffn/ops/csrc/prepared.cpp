@@ -54,15 +54,15 @@ Fingerprint fingerprint_of(const char* data, int64_t bytes) {
 }
 
 Fingerprint fingerprint_of(const ProjectionWeights& weights) {
-  constexpr int64_t PIECE = 128 << 10;  // a fixed size: the result does not depend on the number of threads
+  constexpr int64_t PIECE = LFFN_CHECKED_BYTES;  // a fixed size: the result does not depend on the number of threads
   const int64_t bytes = weights.count() * (weights.bf16 ? 2 : 4), pieces = (bytes + PIECE - 1) / PIECE;
   std::vector<Fingerprint> parts(pieces);
   const char* data = static_cast<const char*>(weights.data);
   const auto piece = [&](int64_t i) {
     parts[i] = fingerprint_of(data + i * PIECE, std::min(PIECE, bytes - i * PIECE));
   };
-  if (pieces < 4)
-    for (int64_t i = 0; i < pieces; i++) piece(i);  // waking the threads takes longer
+  if (pieces <= LFFN_CHECKED_ALONE)
+    for (int64_t i = 0; i < pieces; i++) piece(i);
   else parallel_tasks(pieces, piece);
   uint32_t alpha;
   std::memcpy(&alpha, &weights.alpha, 4);

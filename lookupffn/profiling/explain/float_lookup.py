@@ -5,13 +5,12 @@ from __future__ import annotations
 from math import ceil
 
 from lookupffn import cost
-from lookupffn.ops.limits import CODES_AT_ONCE, LEAST_FOR_DIGITS, TILE
+from lookupffn.ops.limits import CHECKED_ALONE, CHECKED_BYTES, CODES_AT_ONCE, LEAST_FOR_DIGITS, TILE
 from lookupffn.profiling.explain.gemm import weights_seconds
 from lookupffn.profiling.explain.work import CHUNK, TILE_PRODUCT, VECTOR, Lookup, has_tiles
 from lookupffn.profiling.timing import BYTES
 
 _CODE_BYTES = 8
-_CHECKED_ALONE = 384 << 10  # bytes of weights that one thread checks
 # Measured on two cores of a Sapphire Rapids (docs/performance.md, d 512): BH4's time on tiles to its time without; the
 # gather's time in float16 to its time in float32.
 _TILE_PROJECTION = {"float32": 0.7, "bfloat16": 0.45}
@@ -48,7 +47,7 @@ class FloatLookup(Lookup):
         """Each call reads BH4's weights to see whether they are those that were folded."""
         p = self.point
         size = 4 * p.copies * p.padded * p.block * BYTES[p.precision]
-        threads = self.threads if size > _CHECKED_ALONE else 1
+        threads = self.threads if size > CHECKED_ALONE * CHECKED_BYTES else 1
         return self.use("cache", size / (self.shares["check"] * self.stream(size, threads))) if p.block else 0.0
 
     def _rounding(self) -> float:
